@@ -1,0 +1,248 @@
+"""Align: V1 ... Vn, each with new preferences from the newest model and new reward models (section 3.2.3, Figure 4).
+
+    puna align --run runs/align --base runs/pretrain/checkpoint --model runs/sft/checkpoint --data runs/prepare
+
+Each version collects preferences from the two newest models, trains both reward models on all preferences so far, and
+fine-tunes the base again by rejection sampling on the best samples of all versions. After `distill_after` versions Ghost
+Attention and safety context distillation join; the last version goes on with PPO. Without a world to judge (`world` =
+none) the human judgements in the data folder take the annotators' place and there is one version.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+from puna.console import Board
+from puna.errors import InputError
+from puna.recipes import collect, distill, evaluate, judges, ppo, rejection, reward, steps
+from puna.recipes.pipeline import Gate, Pipeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    run: Path = Path("runs/align")  # folder of all versions
+    base: Path = Path("runs/pretrain/checkpoint")  # pretrained model that every version starts from
+    model: Path = Path("runs/sft/checkpoint")  # first chat model
+    data: Path = Path("runs/prepare")  # folder made by `puna prepare`
+    world: str = "cafe"  # whose annotators and truth judge; "none": human judgements in `data`
+    versions: Annotated[int, Meta(ge=1)] = 2  # rounds of preferences (paper: 5)
+    distill_after: int = 1  # version after which Ghost Attention joins; 0: never (paper: after V3)
+    gates: bool = True  # whether a stage that fails its check stops the run
+    seed: int = 0  # everything that is drawn; each stage and version derives its own
+    collect: collect.Config = field(default_factory=collect.Config)  # preferences of a version
+    helpfulness: reward.Config = field(default_factory=reward.Config)  # helpfulness reward model
+    safety: reward.Config = field(
+        default_factory=lambda: reward.Config(kind="safety", others_share=0.1)
+    )  # safety reward model
+    rejection: rejection.Config = field(default_factory=rejection.Config)  # rejection sampling
+    distill: distill.Config = field(default_factory=distill.Config)  # Ghost Attention, context distillation
+    ppo: ppo.Config = field(default_factory=ppo.Config)  # PPO after the last version; steps=0: none
+    evaluate: evaluate.Config = field(default_factory=evaluate.Config)  # judgement of every version
+
+
+def main(config: Config) -> dict:
+    with Board([(name, "") for name in plan(config, config.world)]) as board:
+        return versions(Pipeline(config.run, board, config.gates), config)
+
+
+def plan(config: Config, world: str) -> list[str]:
+    """The names of all stages in order, for the console."""
+    names = []
+    for number in range(1, config.versions + 1):
+        here = ["collect"] if judges.world_of(world) else []
+        here += ["helpfulness", "safety", "rejection", "evaluate"]
+        here += ["distill", "evaluate_distill"] if number == config.distill_after else []
+        last = number == config.versions and config.ppo.steps > 0
+        here += ["ppo", "evaluate_ppo"] if last else []
+        names += [f"v{number}/{stage}" for stage in here]
+    return names
+
+
+@dataclass
+class Version:
+    """The state of the loop: files so far."""
+
+    newest: Path
+    previous: Path
+    evaluation: Path | None = None
+    collected: tuple[Path, ...] = ()
+    samples: tuple[Path, ...] = ()
+    distilled: tuple[Path, ...] = ()
+    helpfulness: Path | None = None
+    safety: Path | None = None
+    evaluations: tuple[Path, ...] = ()
+
+
+def versions(pipeline: Pipeline, config: Config, evaluation: Path | None = None) -> dict:
+    """All versions in order; `evaluation` is the first chat model's. Returns where the last files lie."""
+    if config.world == "none" and config.versions > 1:
+        raise InputError(f"versions={config.versions}: without a world to judge, there is one version")
+    state = Version(config.model, config.model, evaluation)
+    for number in range(1, config.versions + 1):
+        name, folder = f"v{number}", config.run / f"v{number}"
+        if judges.world_of(config.world):
+            gather_preferences(pipeline, config, state, name, folder)
+        reward_models(pipeline, config, state, name, folder)
+        sample_best(pipeline, config, state, name, folder)
+        if number == config.distill_after:
+            say_and_drop(pipeline, config, state, name, folder)
+        if number == config.versions and config.ppo.steps > 0:
+            optimise(pipeline, config, state, name, folder)
+    return {
+        "final": str(state.newest),
+        "helpfulness": str(state.helpfulness),
+        "safety": str(state.safety),
+        "evaluations": [str(path) for path in state.evaluations],
+    }
+
+
+def gather_preferences(p: Pipeline, config: Config, state: Version, name: str, folder: Path) -> None:
+    """New preferences between the newest model and the one before it."""
+    settings = replace(
+        config.collect,
+        run=folder / "collect",
+        models=(state.newest, state.previous),
+        prompts=config.data / "prompts.jsonl",
+        world=config.world,
+        seed=steps.derive(config.seed, name, "collect"),
+    )
+    p.stage(f"{name}/collect", collect.main, settings, "{helpfulness_pairs} + {safety_pairs} pairs")
+    state.collected = (*state.collected, settings.run)
+
+
+def reward_models(p: Pipeline, config: Config, state: Version, name: str, folder: Path) -> None:
+    """Both reward models anew, from the newest chat model, on all preferences so far."""
+    for kind, other in (("helpfulness", "safety"), ("safety", "helpfulness")):
+        given = getattr(config, kind)
+        settings = replace(
+            given,
+            kind=kind,
+            run=folder / kind,
+            model=state.newest,
+            preferences=judgements(config, state, f"preferences_{kind}"),
+            others=judgements(config, state, f"preferences_{other}"),
+            labels=judgements(config, state, f"labels_{kind}"),
+            held_out=judgements(config, state, f"preferences_{kind}_held_out"),
+            held_out_labels=judgements(config, state, f"labels_{kind}_held_out"),
+            seed=steps.derive(config.seed, name, kind),
+        )
+        key = "accuracy {accuracy:.2f}" if settings.held_out else "AUC {auc:.2f}"
+        p.stage(f"{name}/{kind}", reward.main, settings, key, REWARD_GATES)
+    state.helpfulness, state.safety = folder / "helpfulness/checkpoint", folder / "safety/checkpoint"
+
+
+REWARD_GATES = (
+    Gate(
+        lambda f: f.get("accuracy", f.get("auc", 0.0)) > 0.55,
+        "it should order held-out answers better than chance (0.55)",
+    ),
+    Gate(
+        lambda f: "accuracy" not in f or f["accuracy"] > f["accuracy_length_only"],
+        "it should beat a rule that only sees the answers' length",
+    ),
+)
+
+
+def judgements(config: Config, state: Version, name: str) -> tuple[Path, ...]:
+    """The files of that name from the data folder and from every version's collection."""
+    found = [folder / f"{name}.jsonl" for folder in (config.data, *state.collected)]
+    return tuple(path for path in found if path.exists() and path.stat().st_size)
+
+
+def sample_best(p: Pipeline, config: Config, state: Version, name: str, folder: Path) -> None:
+    """Rejection sampling from the newest model, fine-tuning from the base."""
+    settings = replace(
+        config.rejection,
+        run=folder / "rejection",
+        base=config.base,
+        model=state.newest,
+        helpfulness=state.helpfulness,
+        safety=state.safety,
+        prompts=config.data / "prompts.jsonl",
+        earlier=state.samples,
+        dialogs=(*config.rejection.dialogs, *state.distilled),
+        seed=steps.derive(config.seed, name, "rejection"),
+    )
+    gate = Gate(
+        lambda f: f["reward_best_of_k"] > f["reward_mean"],
+        "the best of K ({reward_best_of_k:.3f}) should score above the mean ({reward_mean:.3f})",
+    )
+    key = "best of K {reward_best_of_k:.2f}, mean {reward_mean:.2f}, T={temperature}"
+    p.stage(f"{name}/rejection", rejection.main, settings, key, [gate])
+    state.samples = (*state.samples, folder / "rejection/samples.jsonl")
+    state.previous, state.newest = state.newest, folder / "rejection/checkpoint"
+    judge(p, config, state, folder / "evaluate")
+
+
+def say_and_drop(p: Pipeline, config: Config, state: Version, name: str, folder: Path) -> None:
+    """Ghost Attention and safety context distillation on the version so far."""
+    personas = config.data / "personas.jsonl"
+    settings = replace(
+        config.distill,
+        run=folder / "distill",
+        model=state.newest,
+        safety=state.safety,
+        personas=personas if personas.exists() else None,
+        prompts=config.data / "prompts.jsonl",
+        replay=state.samples,
+        seed=steps.derive(config.seed, name, "distill"),
+    )
+    key = "{ghost_examples} ghost, {context_kept} of {context_asked} kept"
+    p.stage(f"{name}/distill", distill.main, settings, key)
+    state.distilled = (folder / "distill/dialogs.jsonl",)
+    state.newest = folder / "distill/checkpoint"
+    judge(p, config, state, folder / "evaluate_distill")
+
+
+def optimise(p: Pipeline, config: Config, state: Version, name: str, folder: Path) -> None:
+    """PPO on top of the last version."""
+    settings = replace(
+        config.ppo,
+        run=folder / "ppo",
+        model=state.newest,
+        helpfulness=state.helpfulness,
+        safety=state.safety,
+        prompts=config.data / "prompts.jsonl",
+        held_out=config.data / "prompts_held_out.jsonl",
+        seed=steps.derive(config.seed, name, "ppo"),
+    )
+    gate = Gate(
+        lambda f: f["reward_after"] >= f["reward_before"],
+        "the held-out reward should not fall ({reward_before:.3f} to {reward_after:.3f})",
+    )
+    p.stage(f"{name}/ppo", ppo.main, settings, "reward {reward_before:.2f} → {reward_after:.2f}", [gate])
+    state.newest = folder / "ppo/checkpoint"
+    judge(p, config, state, folder / "evaluate_ppo")
+
+
+def judge(p: Pipeline, config: Config, state: Version, folder: Path) -> None:
+    """Evaluate the newest model and compare it with the first chat model."""
+    settings = judging(config, state.newest, folder, state.evaluation)
+    settings = replace(settings, helpfulness=state.helpfulness, safety=state.safety)
+    p.stage(f"{folder.parent.name}/{folder.name}", evaluate.main, settings, evaluation_key(config.world))
+    state.evaluations = (*state.evaluations, folder)
+
+
+def judging(config: Config, model: Path, folder: Path, before: Path | None) -> evaluate.Config:
+    """Settings of one evaluation on the held-out files of the data folder."""
+    personas = config.data / "personas_held_out.jsonl"
+    return replace(
+        config.evaluate,
+        run=folder,
+        model=model,
+        before=before,
+        world=config.world,
+        prompts=config.data / "prompts_held_out.jsonl",
+        dialogs=config.data / "dialogs_held_out.jsonl",
+        personas=personas if personas.exists() else None,
+        seed=steps.derive(config.seed, "evaluate"),
+    )
+
+
+def evaluation_key(world: str) -> str:
+    """What the console shows of an evaluation."""
+    if judges.world_of(world):
+        return "helpful {helpfulness:.2f}, unsafe {violation:.2f}, refused {false_refusal:.2f}"
+    return "held-out loss {held_out_loss:.2f}"

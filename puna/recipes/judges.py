@@ -1,0 +1,70 @@
+"""Who judges answers: both reward models together, and the ground truth of an embedded world where there is one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from puna.data import cafe, cafe_dialogs, cafe_people
+from puna.model import checkpoint
+from puna.model.heads import RewardModel
+from puna.numerics import rewards
+from puna.recipes import steps
+from puna.text.dialog import Dialog
+from puna.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class World:
+    """A world whose truth is known: it can judge any answer and play the annotators."""
+
+    helpfulness: Callable[[Dialog, str], float]  # in [0, 1]
+    is_safe: Callable[[str], bool]
+    is_refusal: Callable[[str], bool]
+    persona_kept: Callable[[Any, str], bool]
+    prompts: Callable[..., list[Dialog]]
+    persona_dialogs: Callable[..., list[Dialog]]
+    annotator: Callable[..., cafe_people.Annotator]
+
+
+WORLDS = {
+    "cafe": World(
+        helpfulness=cafe.helpfulness,
+        is_safe=cafe.is_safe,
+        is_refusal=cafe.is_refusal,
+        persona_kept=cafe.persona_kept,
+        prompts=cafe_dialogs.prompts,
+        persona_dialogs=cafe_dialogs.persona_dialogs,
+        annotator=cafe_people.Annotator,
+    )
+}
+
+
+def world_of(name: str) -> World | None:
+    """The world of that name; None for "none": text that nobody can judge by rule."""
+    return WORLDS.get(name)
+
+
+@dataclass(frozen=True)
+class RewardJudge:
+    """Both reward models and the paper's rule for which of them speaks."""
+
+    helpfulness: RewardModel
+    safety: RewardModel
+    threshold: float
+
+    @classmethod
+    def load(cls, helpfulness: Path, safety: Path, threshold: float) -> "RewardJudge":
+        return cls(checkpoint.load_reward(helpfulness)[0], checkpoint.load_reward(safety)[0], threshold)
+
+    def combined(
+        self, tokenizer: Tokenizer, dialogs: Sequence[Dialog], track=None
+    ) -> dict[str, torch.Tensor]:
+        """R_c, R_h and R_s in (0, 1) of each finished dialogue, [N] each (section 3.2.3)."""
+        helpful = torch.sigmoid(torch.tensor(steps.score(self.helpfulness, tokenizer, dialogs)))
+        safe = torch.sigmoid(torch.tensor(steps.score(self.safety, tokenizer, dialogs, track=track)))
+        asked = torch.tensor([bool(dialog.tags.get("safety")) for dialog in dialogs])
+        both = rewards.combined_score(helpful, safe, asked, self.threshold)
+        return {"combined": both, "helpfulness": helpful, "safety": safe}

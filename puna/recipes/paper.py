@@ -1,0 +1,137 @@
+"""The whole paper: text → tokenizer → base → chat → V1 ... Vn → report, in one command.
+
+    puna paper presets/tiny/cafe.toml
+    puna paper presets/tiny/taskmaster.toml --data ../shared/data
+
+Runs every stage in order and checks what each found; a stage whose check fails stops the run with one line that says
+which and why. Run the same command again to go on where it stopped. Ends with report.html and results.json.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from puna import config as settings_of
+from puna.console import Board
+from puna.evaluation import report
+from puna.recipes import align, compare, evaluate, prepare, pretrain, results, sft, steps
+from puna.recipes.pipeline import Gate, Pipeline
+from puna.text.files import write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates:
+    """What a stage must reach before the next one builds on it."""
+
+    stop: bool = True  # false: a failed check is shown and the run goes on
+    pretrain_loss: float = 6.0  # most nats a token on held-out text after pretraining
+    sft_loss: float = 6.0  # most nats a token on held-out answers after fine-tuning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    run: Path = Path("runs/paper")  # folder of everything
+    data: Path = Path(".")  # folder that the files named under [prepare] are relative to
+    seed: int = 0  # every stage derives its own seed from it
+    gates: Gates = field(default_factory=Gates)  # checks between stages
+    prepare: prepare.Config = field(default_factory=prepare.Config)  # corpus, tokenizer, dialogues
+    pretrain: pretrain.Config = field(default_factory=pretrain.Config)  # base model
+    sft: sft.Config = field(default_factory=sft.Config)  # first chat model
+    align: align.Config = field(default_factory=align.Config)  # V1 ... Vn
+
+
+def main(config: Config) -> dict:
+    names = plan(config)
+    with Board([(name, "") for name in names], title=f"puna paper → {config.run}") as board:
+        pipeline = Pipeline(config.run, board, config.gates.stop)
+        first = foundation(pipeline, config)
+        aligned = align.versions(
+            pipeline,
+            replace(
+                config.align,
+                run=config.run,
+                base=config.run / "pretrain/checkpoint",
+                model=config.run / "sft/checkpoint",
+                data=config.run / "prepare",
+                world=config.prepare.world,
+                gates=config.gates.stop,
+                seed=steps.derive(config.seed, "align"),
+            ),
+            first,
+        )
+        evaluations = (first, *map(Path, aligned["evaluations"]))
+        settings = compare.Config(
+            run=config.run / "compare",
+            evaluations=evaluations,
+            names=tuple(version_name(path, config.run) for path in evaluations),
+            helpfulness=Path(aligned["helpfulness"]),
+            safety=Path(aligned["safety"]),
+        )
+        pipeline.stage("compare", compare.main, settings, "wins {win_rate_by_reward:.2f} over SFT")
+    found = results.collect(config.run, settings_of.dump(config), Path(aligned["final"]))
+    write_json(config.run / "results.json", found)
+    report.write(config.run / "report.html", found)
+    board.console.print(closing(config.run, found))
+    return found["figures"]
+
+
+def foundation(pipeline: Pipeline, config: Config) -> Path:
+    """Corpus, base model, first chat model and its evaluation; returns the evaluation's folder."""
+    run, seed = config.run, config.seed
+    data = replace(config.prepare, run=run / "prepare", data=config.data, seed=steps.derive(seed, "prepare"))
+    key = "{documents} documents, {tokens} tokens"
+    pipeline.stage("prepare", prepare.main, data, key)
+    base = replace(
+        config.pretrain, run=run / "pretrain", data=data.run, seed=steps.derive(seed, "pretrain")
+    )
+    gate = Gate(
+        lambda f: f["held_out_loss"] < config.gates.pretrain_loss,
+        f"held-out loss {{held_out_loss:.2f}}, at most {config.gates.pretrain_loss} was wanted",
+    )
+    key = "loss {held_out_loss:.2f}, {tokens_per_second:.0f} tokens/s, MFU {mfu:.0%}"
+    pipeline.stage("pretrain", pretrain.main, base, key, [gate])
+    chat = replace(
+        config.sft,
+        run=run / "sft",
+        model=base.run / "checkpoint",
+        dialogs=(data.run / "dialogs.jsonl",),
+        held_out=data.run / "dialogs_held_out.jsonl",
+        seed=steps.derive(seed, "sft"),
+    )
+    gate = Gate(
+        lambda f: f["held_out_loss"] < config.gates.sft_loss,
+        f"held-out loss {{held_out_loss:.2f}}, at most {config.gates.sft_loss} was wanted",
+    )
+    pipeline.stage("sft", sft.main, chat, "loss {held_out_loss:.2f}", [gate])
+    within = replace(config.align, data=data.run, world=config.prepare.world, seed=steps.derive(seed, "align"))
+    judged = align.judging(within, chat.run / "checkpoint", run / "sft/evaluate", None)
+    pipeline.stage("sft/evaluate", evaluate.main, judged, align.evaluation_key(config.prepare.world))
+    return judged.run
+
+
+def plan(config: Config) -> list[str]:
+    """The names of all stages in order, for the console."""
+    return ["prepare", "pretrain", "sft", "sft/evaluate", *align.plan(config.align, config.prepare.world), "compare"]
+
+
+def version_name(evaluation: Path, run: Path) -> str:
+    """"sft/evaluate" → "sft", "v1/evaluate_distill" → "v1+distill"."""
+    folder, name = evaluation.relative_to(run).parts[:2]
+    return folder + name.removeprefix("evaluate").replace("_", "+")
+
+
+def closing(run: Path, found: dict) -> str:
+    """The last words on the console: what came out and how to talk to it."""
+    shown: Sequence[tuple[str, str]] = (
+        ("helpfulness", "helpfulness by ground truth"),
+        ("violation", "unsafe answers"),
+        ("false_refusal", "false refusals"),
+    )
+    figures = found["figures"]
+    lines = [
+        f"{text}: {figures[f'{name}.sft']:.2f} after SFT, {figures[f'{name}.final']:.2f} at the end"
+        for name, text in shown
+        if f"{name}.sft" in figures
+    ]
+    lines += ["", f"report    {run / 'report.html'}", f"results   {run / 'results.json'}", f"talk      puna chat {run}"]
+    return "\n".join(lines)

@@ -1,0 +1,207 @@
+"""The verbs that the recipes share: accumulate and update, pack, score, write samples down."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from puna.data.batches import Batch, Encoded, by_length, pack, pad, stack
+from puna.errors import InputError
+from puna.model.heads import RewardModel
+from puna.model.transformer import Transformer
+from puna.numerics import losses, optim
+from puna.text.dialog import Dialog
+from puna.text.template import encode_dialog
+from puna.text.tokenizer import Tokenizer
+
+NON_FINITE_LIMIT = 5  # steps in a row without a finite gradient before a run stops
+
+
+def derive(*parts: object) -> int:
+    """A seed from any values, the same on every machine: the first 8 bytes of their SHA-256, 63 bits."""
+    text = "\x1f".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(*parts: object) -> torch.Generator:
+    """A generator seeded by `derive(*parts)`."""
+    return torch.Generator().manual_seed(derive(*parts))
+
+
+class Learner:
+    """A module, its AdamW, and the one way a step is taken: sums accumulated, divided once, clipped, applied."""
+
+    def __init__(self, module: nn.Module, config: optim.OptimConfig):
+        self.module, self.config = module, config
+        self.optimizer = optim.adamw(module, config)
+        self.skipped = 0  # steps in a row without a finite gradient
+
+    def learn(
+        self, parts: Iterable, loss_of: Callable[..., tuple[Tensor, int]], lr: float
+    ) -> dict[str, float]:
+        """One optimiser step on the mean over all that the parts count (tokens, pairs).
+
+        `loss_of(part)` gives (sum, count). A step whose gradient is not finite changes nothing and is counted;
+        five in a row stop the run.
+        """
+        total, count = 0.0, 0
+        for part in parts:
+            loss, counted = loss_of(part)
+            loss.backward()
+            total, count = total + float(loss.detach()), count + int(counted)
+        parameters = [p for p in self.module.parameters() if p.grad is not None]
+        for parameter in parameters:
+            parameter.grad.div_(max(count, 1))
+        norm = float(optim.clip_gradients(parameters, self.config.clip))
+        if math.isfinite(norm):
+            optim.set_lr(self.optimizer, lr)
+            self.optimizer.step()
+            self.skipped = 0
+        else:
+            self.skipped += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.skipped >= NON_FINITE_LIMIT:
+            raise InputError(f"the gradient was not finite {self.skipped} steps in a row; lower optim.lr={lr}")
+        return {"loss": total / max(count, 1), "grad_norm": norm, "lr": lr}
+
+
+def answer_loss(model: Transformer, batch: Batch) -> tuple[Tensor, int]:
+    """Cross-entropy summed over the answers' tokens, and their count; prompts cost nothing (section 3.1)."""
+    mask = batch.attention()[:, :, :-1, :-1]
+    hidden = model.hidden(batch.tokens[:, :-1], batch.positions[:, :-1], mask)
+    wanted = batch.mask[:, 1:]
+    logits = model.output(hidden[wanted])  # only the rows that are trained on: [answers, vocab]
+    return losses.cross_entropy(logits, batch.tokens[:, 1:][wanted], torch.ones(len(logits), dtype=torch.bool))
+
+
+def encode_all(
+    dialogs: Sequence[Dialog], tokenizer: Tokenizer, seq_len: int, last_only: bool | Sequence[bool] = False
+) -> tuple[list[Encoded], int]:
+    """Token ids and masks of dialogues, and how many were left out because they are longer than `seq_len`.
+
+    Where `last_only` is true only the last answer is trained on, as Ghost Attention wants it (section 3.3).
+    """
+    flags = [last_only] * len(dialogs) if isinstance(last_only, bool) else last_only
+    encoded, left_out = [], 0
+    for dialog, last in zip(dialogs, flags, strict=True):
+        ids, mask = encode_dialog(dialog, tokenizer)
+        if len(ids) > seq_len:
+            left_out += 1
+            continue
+        encoded.append((ids, last_answer(mask) if last else mask))
+    if not encoded:
+        raise InputError(f"none of the {len(dialogs)} dialogues fits into seq_len={seq_len} tokens")
+    return encoded, left_out
+
+
+def last_answer(mask: list[bool]) -> list[bool]:
+    """Keep only the last run of True."""
+    end = len(mask) - mask[::-1].index(True)
+    start = end - next((n for n, m in enumerate(reversed(mask[:end])) if not m), end)
+    return [start <= place < end for place in range(len(mask))]
+
+
+class Packed:
+    """Packed batches of an epoch-wise shuffled set; `batch(step)` depends on (seed, step) alone."""
+
+    def __init__(self, examples: list[Encoded], batch_size: int, seq_len: int, epochs: int, seed: int):
+        self.examples, self.seq_len = examples, seq_len
+        self.batches: list[list[list[int]]] = []
+        for epoch in range(epochs):
+            order = torch.randperm(len(examples), generator=generator(seed, "order", epoch)).tolist()
+            rows = pack(examples, seq_len, order)
+            mixed = torch.randperm(len(rows), generator=generator(seed, "rows", epoch)).tolist()
+            rows = [rows[i] for i in mixed]
+            self.batches += [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def batch(self, step: int) -> Batch:
+        return stack(self.examples, self.batches[step], self.seq_len)
+
+
+def micro(batch: Batch, size: int) -> list[Batch]:
+    """Cut a batch into micro-batches of at most `size` rows."""
+    return [batch.rows(start, start + size) for start in range(0, len(batch), size)]
+
+
+@torch.no_grad()
+def mean_loss(parts: Iterable, loss_of: Callable[..., tuple[Tensor, int]]) -> float:
+    """The mean loss over all that the parts count, without gradients."""
+    total, count = 0.0, 0
+    for part in parts:
+        loss, counted = loss_of(part)
+        total, count = total + float(loss), count + int(counted)
+    return total / max(count, 1)
+
+
+@torch.inference_mode()
+def score(
+    model: RewardModel,
+    tokenizer: Tokenizer,
+    dialogs: Sequence[Dialog],
+    budget: int = 8192,
+    track: Callable[[int], None] | None = None,
+) -> list[float]:
+    """The reward model's scalar (before the sigmoid) for each finished dialogue's last answer."""
+    rows = [encode_dialog(dialog, tokenizer)[0] for dialog in dialogs]
+    longest = model.transformer.args.max_seq_len
+    rows = [ids[-longest:] for ids in rows]
+    scores = [0.0] * len(rows)
+    for group in by_length([len(ids) for ids in rows], budget):
+        batch = pad([rows[i] for i in group])
+        for place, value in zip(group, model(batch.tokens, batch.last).tolist(), strict=True):
+            scores[place] = value
+        if track:
+            track(len(group))
+    return scores
+
+
+def sigmoid(value: float) -> float:
+    """1 / (1 + exp(-value)) without overflow."""
+    return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one second of this machine is worth: measured in the run that uses it."""
+
+    matmul_flops: float  # floating-point operations a second of a 1024 x 1024 float32 product
+
+    @classmethod
+    def measure(cls, seconds: float = 0.3) -> "Speed":
+        a = torch.randn(1024, 1024)
+        best = 0.0
+        started = time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            begin = time.perf_counter()
+            torch.mm(a, a)
+            best = max(best, 2 * 1024**3 / (time.perf_counter() - begin))
+        return cls(best)
+
+
+def flops_per_token(model: Transformer, seq_len: int) -> float:
+    """Training cost of a token: 6 per weight in a product, plus the causal half of attention's two products."""
+    args = model.args
+    weights = sum(p.numel() for p in model.parameters()) - model.tok_embeddings.weight.numel()
+    return 6.0 * weights + 6.0 * args.n_layers * args.dim * seq_len
+
+
+def require(path: Path, made_by: str) -> Path:
+    """The path, or an error that says which command makes it."""
+    if not path.exists():
+        raise InputError(f"{path}: not found; it is made by `puna {made_by}`")
+    return path
+
+
+def every(step: int, interval: int, total: int) -> bool:
+    """Whether to act after `step` (counted from 0): at each interval and at the end; interval 0 means at the end."""
+    return step + 1 == total or (interval > 0 and (step + 1) % interval == 0)
+
+
