@@ -145,9 +145,10 @@ def _name_positional(command: str, words: Sequence[str]) -> list[str]:
     extra = constant(recipe_file(command), "POSITIONAL")
     switches = {s.name for s in describe(recipe_file(command)) if s.type == "bool"}
     named: list[str] = []
-    value_follows = False
+    value_follows = switch = False
     for word in words:
         is_option = word.startswith("--")
+        value_follows |= switch and word.lower() in ("true", "false")
         if is_option or value_follows or word.endswith(".toml"):
             named.append(word)
         elif extra is not None:
@@ -156,7 +157,8 @@ def _name_positional(command: str, words: Sequence[str]) -> list[str]:
         else:
             raise InputError(f"unexpected argument {word!r}: expected PRESET.toml or --name=value")
         name = word[2:].replace("-", "_")
-        value_follows = is_option and "=" not in word and name not in switches
+        switch = is_option and name in switches
+        value_follows = is_option and "=" not in word and not switch
     return named
 
 

@@ -14,9 +14,9 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import tomli_w
@@ -25,9 +25,14 @@ from puna.errors import InputError
 
 C = TypeVar("C")
 Tree = dict[str, Any]
-Source = tuple[
-    str, Tree
-]  # where the values come from (a file's name, or "--name=text"), and the values as a tree
+
+
+class Given(NamedTuple):
+    """One setting that the user gave, and where, in the words of an error (`a.toml: n = 3`)."""
+
+    name: str
+    value: Any
+    origin: str
 
 
 def load(cls: type[C], argv: Sequence[str]) -> C:
@@ -40,18 +45,16 @@ def load(cls: type[C], argv: Sequence[str]) -> C:
     """
     tree = _defaults(cls)
     origins: dict[str, str] = {}
-    for where, values in _sources(cls, argv):
-        for name, value in _leaves(values):
-            _check_name(cls, name, where)
-            origins[name] = where if where.startswith("--") else f"{where}: {name} = {value!r}"
-            _put(cls, tree, name, value)
+    for name, value, origin in _given(cls, argv):
+        origins[name] = origin
+        _put(cls, tree, name, value)
     if missing := list(_missing(cls, tree)):
         what = f"missing setting{'s' * (len(missing) > 1)} {', '.join(missing)}"
         raise InputError(f"{what}: give --{missing[0]}=... or a preset")
     config = _convert(cls, tree, origins)
     for name, value in _leaves(_tables(config)):
         if isinstance(value, float) and math.isnan(value):
-            raise InputError(f"{origins.get(name, name)}: expected a number")
+            raise InputError(f"{_origin(name, origins)}: expected a number")
     return config
 
 
@@ -93,29 +96,37 @@ def read_toml(path: Path) -> Tree:
 # --- where values come from
 
 
-def _sources(cls: type, argv: Sequence[str]) -> list[Source]:
-    """The presets in order, then the options in order, each with the place it came from."""
-    presets: list[Source] = []
-    options: list[Source] = []
+def _given(cls: type, argv: Sequence[str]) -> list[Given]:
+    """What the presets give, in order, then the options, in order."""
+    presets: list[Given] = []
+    options: list[Given] = []
     rest = list(argv)
     while rest:
         word = rest.pop(0)
         if word.startswith("--") and len(word) > 2:
             options.append(_option(cls, word, rest))
         elif word.endswith(".toml"):
-            presets.append((word, read_toml(Path(word))))
+            presets += _preset(cls, word, read_toml(Path(word)))
         else:
-            raise InputError(
-                f"unexpected argument {word!r}: expected a preset (*.toml) or --name=value"
-            )
+            wanted = "expected a preset (*.toml) or --name=value"
+            raise InputError(f"unexpected argument {word!r}: {wanted}")
     return presets + options
 
 
-def _option(cls: type, word: str, rest: list[str]) -> Source:
+def _preset(cls: type, file: str, tree: Tree) -> list[Given]:
+    """The settings in a preset; one that is a mapping is replaced as a whole."""
+    given = []
+    for name, value in _leaves(tree, whole=lambda name: _is_mapping(_kind(cls, name))):
+        _check_name(cls, name, f"{file}: ")
+        given.append(Given(name, value, f"{file}: {name} = {value!r}"))
+    return given
+
+
+def _option(cls: type, word: str, rest: list[str]) -> Given:
     """One option; takes its value from `rest` when it is not written with `=`."""
     name, equals, text = word[2:].partition("=")
     name = name.replace("-", "_")
-    _check_name(cls, name, "")
+    _check_name(cls, name)
     kind = _kind(cls, name)
     if not equals and kind is bool:
         text = rest.pop(0) if rest and rest[0].lower() in ("true", "false") else "true"
@@ -123,18 +134,14 @@ def _option(cls: type, word: str, rest: list[str]) -> Source:
         if not rest or rest[0].startswith("--"):
             raise InputError(f"--{name}: a value is missing, expected --{name}=...")
         text = rest.pop(0)
-    value = _value(name, text, kind)
-    for part in reversed(name.split(".")):
-        value = {part: value}
-    return f"--{name}={text}", value
+    return Given(name, _value(name, text, kind), f"--{name}={text}")
 
 
 def _value(name: str, text: str, kind: Any) -> Any:
     """Text of the command line as msgspec wants it: lists are written `a,b` or as TOML `["a",
     "b"]`, tables as TOML.
     """
-    origin = typing.get_origin(kind) or kind
-    if origin not in (tuple, list, dict, Mapping):
+    if (typing.get_origin(kind) or kind) not in (tuple, list) and not _is_mapping(kind):
         return text
     if text.startswith(("[", "{")):
         try:
@@ -153,7 +160,7 @@ def _kind(cls: type, name: str) -> Any:
     """
     kind: Any = cls
     for part in name.split("."):
-        if typing.get_origin(kind) in (dict, Mapping):
+        if _is_mapping(kind):
             kind = typing.get_args(kind)[1]
             continue
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
@@ -161,6 +168,10 @@ def _kind(cls: type, name: str) -> Any:
             return None
         kind = _without_none(hints[part])
     return kind
+
+
+def _is_mapping(kind: Any) -> bool:
+    return typing.get_origin(kind) in (dict, Mapping)
 
 
 def _without_none(kind: Any) -> Any:
@@ -203,12 +214,14 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every (dotted name, value) of a tree; an empty table is a leaf."""
+def _leaves(
+    tree: Mapping[str, Any], prefix: str = "", whole: Callable[[str], bool] = lambda name: False
+) -> Iterator[tuple[str, Any]]:
+    """Every (dotted name, value) of a tree; an empty table, and what is `whole`, is a leaf."""
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{name}.")
+        if isinstance(value, Mapping) and value and not whole(name):
+            yield from _leaves(value, f"{name}.", whole)
         else:
             yield name, value
 
@@ -218,15 +231,14 @@ def _put(cls: type, tree: Tree, name: str, value: Any) -> None:
     dataclass).
     """
     *tables, last = name.split(".")
-    for depth, table in enumerate(tables):
+    for depth, table in enumerate(tables, 1):
         if not isinstance(tree.get(table), Mapping):
-            kind = _kind(cls, ".".join(tables[: depth + 1]))
+            kind = _kind(cls, ".".join(tables[:depth]))
             tree[table] = _defaults(kind) if dataclasses.is_dataclass(kind) else {}
         tree[table] = dict(tree[table])
         tree = tree[table]
-    if value == {} and isinstance(tree.get(last), Mapping):
-        return
-    tree[last] = value
+    if value != {} or not dataclasses.is_dataclass(_kind(cls, name)):
+        tree[last] = value
 
 
 def _missing(cls: Any, tree: Tree, prefix: str = "") -> Iterator[str]:
@@ -243,7 +255,7 @@ def _missing(cls: Any, tree: Tree, prefix: str = "") -> Iterator[str]:
 # --- checks and words
 
 
-def _check_name(cls: type, name: str, where: str) -> None:
+def _check_name(cls: type, name: str, where: str = "") -> None:
     """Refuses a name that `cls` does not have, with the nearest name that it has."""
     if _kind(cls, name) is not None:
         return
@@ -251,9 +263,8 @@ def _check_name(cls: type, name: str, where: str) -> None:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6) or [
         k for k in known if k.split(".")[-1] == name.split(".")[-1]
     ]
-    place = f"{where}: " if where and not where.startswith("--") else ""
     hint = f"; did you mean {near[0]}?" if near else ""
-    raise InputError(f"{place}unknown setting {name}{hint}")
+    raise InputError(f"{where}unknown setting {name}{hint}")
 
 
 def _names(cls: Any, prefix: str = "") -> Iterator[str]:
@@ -272,10 +283,16 @@ def _convert(cls: type[C], tree: Tree, origins: Mapping[str, str]) -> C:
         name = re.sub(r"\[.*?\]", "", path.rstrip("`")).lstrip(".")
         if isinstance(error.__cause__, InputError):
             what = str(error.__cause__)
-        given = origins.get(name) or next(
-            (origins[n] for n in origins if n.startswith(f"{name}.")), name
-        )
-        raise InputError(f"{given or cls.__name__}: {_expected(cls, name, what)}") from None
+        given = _origin(name, origins) or cls.__name__
+        raise InputError(f"{given}: {_expected(cls, name, what)}") from None
+
+
+def _origin(name: str, origins: Mapping[str, str]) -> str:
+    """Where a setting, the table it is in, or what is in it came from; else its name."""
+    for known, origin in reversed(list(origins.items())):
+        if f"{known}.".startswith(f"{name}.") or f"{name}.".startswith(f"{known}."):
+            return origin
+    return name
 
 
 def _expected(cls: type, name: str, what: str) -> str:
@@ -315,6 +332,6 @@ def _nones(cls: Any, tree: Tree) -> Tree:
 
 def _path(kind: type, value: Any) -> Any:
     """msgspec does not know Path: made from text, with `~` for the home folder."""
-    if kind is Path and isinstance(value, str) and value:
+    if kind is Path and isinstance(value, str | Path) and value != "":
         return Path(value).expanduser()
     raise TypeError("Expected a path" if kind is Path else f"Expected {kind.__name__}")

@@ -161,6 +161,7 @@ class Board(Display):
         self.rows = {name: Row(name, text) for name, text in stages}
         self._began = time.monotonic()
         self._live: Live | None = None
+        self._ended = False
         self._before: Display | None = None
 
     def __enter__(self) -> "Board":
@@ -177,6 +178,7 @@ class Board(Display):
     def __exit__(self, *fault: object) -> None:
         global _current
         _current = self._before
+        self._ended = True
         if self._live is not None:
             self._live.refresh()
             self._live.stop()
@@ -202,10 +204,10 @@ class Board(Display):
         row = self.rows.setdefault(name, Row(name, title))
         row.title = title or row.title
         row.state, row.began = "running", time.monotonic()
-        self._line(f"{row.title or name} ...", row)
+        self._line(f"{row.title or 'started'} ...", row)
 
     def end(self, name: str, key_figure: str = "", seconds: float | None = None) -> None:
-        """The stage is finished; `seconds` (over all restarts) defaults to the time since `begin`."""
+        """The stage is finished; `seconds` (over all restarts) or else the time since `begin`."""
         row = self.rows[name]
         row.state, row.figure = "done", key_figure
         row.seconds = time.monotonic() - row.began if seconds is None else seconds
@@ -231,7 +233,7 @@ class Board(Display):
         table.add_column(no_wrap=True, justify="right", width=6)
         table.add_column(ratio=1, overflow="ellipsis", no_wrap=True)
         marks = ASCII_MARKS if self.console.options.ascii_only else MARKS
-        for row in self.rows.values():
+        for row in self._shown():
             style = STYLES[row.state]
             running = row.state == "running"
             seconds = time.monotonic() - row.began if running else row.seconds
@@ -242,6 +244,16 @@ class Board(Display):
         passed = clock(time.monotonic() - self._began)
         foot = Text(f"{done} of {len(self.rows)} stages, {passed}", "dim")
         return Group(*([Text(self.title, "bold")] if self.title else []), table, foot)
+
+    def _shown(self) -> list[Row]:
+        """The rows that fit on the screen, around the newest that began; all of them at the end."""
+        rows = list(self.rows.values())
+        room = self.console.size.height - 4
+        if self._ended or len(rows) <= room:
+            return rows
+        newest = max((i for i, row in enumerate(rows) if row.state != "waiting"), default=0)
+        first = min(max(newest - room // 2, 0), len(rows) - room)
+        return rows[first : first + room]
 
     def _line(self, text: str, row: Row | None = None) -> None:
         """A plain line `[ 3/12 0:41] sft: ...`; nothing on a terminal, where the table shows it."""

@@ -93,7 +93,7 @@ def _holder(path: Path) -> dict[str, str | int] | None:
 
 
 def _alive(path: Path, theirs: dict[str, str | int], mine: dict[str, str | int]) -> bool:
-    """Whether the holder still runs; for another machine, whether it has touched the file of late."""
+    """Whether the holder still runs; on another machine, whether it touched the file of late."""
     if theirs["host"] != mine["host"]:
         return time.time() - path.stat().st_mtime < FRESH
     now = started(int(theirs["pid"]))

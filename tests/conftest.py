@@ -4,9 +4,21 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from puna.text.template import TAGS
 from puna.text.tokenizer import Tokenizer, train_tokenizer
+
+# The same examples on every run, on however slow a machine; new ones are looked for by
+# `pytest --hypothesis-profile=search`.
+_QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+settings.register_profile(
+    "fixed", deadline=None, derandomize=True, database=None, suppress_health_check=_QUIET
+)
+settings.register_profile(
+    "search", deadline=None, max_examples=2000, database=None, suppress_health_check=_QUIET
+)
+settings.load_profile("fixed")
 
 ROOT = Path(__file__).resolve().parent.parent
 

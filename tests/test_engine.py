@@ -1,4 +1,4 @@
-"""The engine against a model that recomputes every prefix: same tokens, whatever runs beside them."""
+"""The engine against a model that recomputes every prefix: the same tokens in any company."""
 
 import random
 from dataclasses import replace
@@ -193,11 +193,13 @@ def test_track_counts_every_answer_once(engine):
     assert sum(counted) == 33 and min(counted) > 0
 
 
-def test_a_stream_gives_the_tokens_of_generate_without_the_end_token(model, tiny_tokenizer):
-    engine = Engine(model, tiny_tokenizer)
-    finishes = set()
-    for seed in range(40):
-        params, [prompt] = replace(DRAWN, seed=seed, max_tokens=80), random_prompts(1, seed, 12)
+def test_a_stream_gives_the_tokens_of_generate_without_the_end_token(tiny_tokenizer):
+    model = random_model()
+    with torch.no_grad():
+        model.output.weight[EOS] *= 2  # the end is likely now and then
+    engine, finishes = Engine(model, tiny_tokenizer), set()
+    for seed, prompt in enumerate(random_prompts(12, longest=12)):
+        params = replace(DRAWN, seed=seed)
         [[answer]] = engine.generate_ids([prompt], params)
         finishes.add(answer.finish)
         spoken = answer.ids[:-1] if answer.finish == "stop" else answer.ids
@@ -232,7 +234,7 @@ def test_dialogs_are_answered_in_their_order_with_stripped_text(engine, tiny_tok
     dialogs = [Dialog((Message("user", text),)) for text in ("Good morning", "Tea, please", "No")]
     answers = engine.generate(dialogs, DRAWN, n=2)
     assert [len(row) for row in answers] == [2, 2, 2]
-    for answer in sum(answers, []):
+    for answer in (answer for row in answers for answer in row):
         spoken = answer.ids[:-1] if answer.finish == "stop" else answer.ids
         assert answer.text == tiny_tokenizer.decode(spoken).strip()
 
@@ -244,7 +246,7 @@ def test_a_forged_tag_is_refused(engine):
 
 def test_the_seed_of_an_answer_is_the_same_on_every_machine():
     # python -c "import hashlib; print(hashlib.blake2b(b'1/2/3', digest_size=8).hexdigest())"
-    assert answer_seed(1, 2, 3) == 0x68213b0b4490981f
+    assert answer_seed(1, 2, 3) == 0x68213B0B4490981F
 
 
 def test_uniform_numbers_stay_below_one_in_float32():

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -25,16 +24,6 @@ from puna.errors import InputError
 from puna.text.dialog import Dialog, Label, Message, Preference
 
 HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant: "
-
-
-@pytest.fixture
-def data() -> Path:
-    """The folder of real data sets, or a skip that says how to name it."""
-    beside = Path(__file__).parents[2] / "shared"
-    folder = Path(os.environ.get("PUNA_SHARED", beside)) / "data"
-    if not folder.is_dir():
-        pytest.skip(f"no data sets in {folder}; PUNA_SHARED names their folder")
-    return folder
 
 
 def written(path: Path, *records: object) -> Path:
@@ -386,21 +375,23 @@ def test_a_share_above_one_is_refused():
 
 
 @pytest.mark.shared
-def test_every_dialogue_of_schema_guided_dialogue_is_read(data):
-    counts = [sum(1 for _ in iter_dialogs(data / "sgd" / f"{n}.jsonl.gz")) for n in ("dev", "test")]
+def test_every_dialogue_of_schema_guided_dialogue_is_read(shared):
+    counts = [
+        sum(1 for _ in iter_dialogs(shared / "sgd" / f"{n}.jsonl.gz")) for n in ("dev", "test")
+    ]
     assert counts == [2098, 2921]
 
 
 @pytest.mark.shared
-def test_every_dialogue_of_taskmaster_four_is_read(data):
-    dialogs = list(iter_dialogs(data / "taskmaster4" / "dialogs.jsonl.gz"))
+def test_every_dialogue_of_taskmaster_four_is_read(shared):
+    dialogs = list(iter_dialogs(shared / "taskmaster4" / "dialogs.jsonl.gz"))
     assert (len(dialogs), sum(d.ends_with_user for d in dialogs)) == (3710, 75)
 
 
 @pytest.mark.shared
-def test_the_rewards_of_taskmaster_four_become_labels_but_for_six_without_a_guest(data):
+def test_the_rewards_of_taskmaster_four_become_labels_but_for_six_without_a_guest(shared):
     ledger = Ledger()
-    labels = list(iter_labels(data / "taskmaster4" / "reward.jsonl.gz", ledger))
+    labels = list(iter_labels(shared / "taskmaster4" / "reward.jsonl.gz", ledger))
     assert ledger.seen["read"] == 3228
     assert ledger.dropped["read"] == {"no user message": 6}
     assert sum(not judged.label for judged in labels) == 453
@@ -408,15 +399,15 @@ def test_the_rewards_of_taskmaster_four_become_labels_but_for_six_without_a_gues
 
 
 @pytest.mark.shared
-def test_the_pairs_of_hh_are_split_and_six_skipped(data):
+def test_the_pairs_of_hh_are_split_and_six_skipped(shared):
     ledger = Ledger()
-    pairs = list(iter_preferences(data / "hh-rlhf", ledger))
+    pairs = list(iter_preferences(shared / "hh-rlhf", ledger))
     assert (ledger.seen["read"], len(pairs)) == (1850, 1844)
     assert ledger.dropped["read"] == {"empty answer": 4, "prompts differ": 2}
 
 
 @pytest.mark.shared
-def test_the_stories_are_blocks_of_plain_text(data):
-    documents = list(iter_documents(data / "tinystories"))
+def test_the_stories_are_blocks_of_plain_text(shared):
+    documents = list(iter_documents(shared / "tinystories"))
     assert len(documents) == 4667
     assert documents[0].text.startswith("One day, a little girl named Lily")

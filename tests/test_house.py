@@ -1,4 +1,4 @@
-"""The rules of the house: who may import whom, where torch may not be, sizes, banned calls and names."""
+"""The rules of the house: walls between rooms, rooms without torch, sizes, banned calls, names."""
 
 import ast
 import subprocess
@@ -57,7 +57,7 @@ def modules(root: Path) -> Iterator[tuple[str, str, ast.Module]]:
 
 
 def imported(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of every import, inside functions too; a relative one begins with a dot."""
+    """(line, dotted name) of every import, in functions too; a relative one begins with a dot."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -121,7 +121,7 @@ def names(root: Path) -> Faults:
 
 
 def docstrings(root: Path) -> Faults:
-    """Modules and public functions and classes without a docstring; a recipe's own explains its `Config` and `main`."""
+    """What is public and has no docstring; a recipe's own explains its `Config` and `main`."""
     for path, room, tree in modules(root):
         if not ast.get_docstring(tree):
             yield f"{path}: no docstring"

@@ -39,6 +39,7 @@ MADE_OF = {
 MILKY = ("latte", "cappuccino", "mocha", "flat white", "chai", "hot chocolate", "matcha")
 SIZES = {"small": 0, "medium": 1, "large": 2}
 MILKS = {"whole": 0, "skim": 0, "oat": 1, "soy": 1, "almond": 1}
+ASKED_MILKS = ("skim", "oat", "soy", "almond")  # whole milk is what you get unasked
 EXTRAS = {"extra shot": 1, "vanilla": 1, "caramel": 1, "whipped cream": 1}
 FOODS = {
     "croissant": 3,
@@ -138,13 +139,21 @@ def plural(name: str) -> str:
     return name + ("es" if name.endswith("sandwich") else "s")
 
 
+def with_article(text: str) -> str:
+    """ "one oat latte" or "oat latte" as a guest says it: "an oat latte"; "two ..." stays."""
+    if text.startswith("two "):
+        return text
+    bare = text.removeprefix("one ")
+    return f"{'an' if bare[0] in 'aeio' else 'a'} {bare}"
+
+
 def total(items: Iterable[Item]) -> int:
     """Dollars for all items."""
     return sum(item.price for item in items)
 
 
 def listing(words: Sequence[str]) -> str:
-    """"a", "a and b", "a, b and c"."""
+    """ "a", "a and b", "a, b and c"."""
     return " and ".join((", ".join(words[:-1]), words[-1])) if len(words) > 1 else words[0]
 
 
@@ -166,7 +175,7 @@ def draw_item(rng: Random, without: Sequence[str] = ()) -> Item:
     if foods:
         return Item(quantity, name)
     size = rng.choice(list(SIZES)) if rng.random() < 0.8 else ""
-    milk = rng.choice(list(MILKS)) if name in MILKY and rng.random() < 0.45 else ""
+    milk = rng.choice(ASKED_MILKS) if name in MILKY and rng.random() < 0.45 else ""
     extra = rng.choice(list(EXTRAS)) if rng.random() < 0.25 else ""
     return Item(quantity, name, size, milk, extra)
 

@@ -62,7 +62,9 @@ class Persona:
     def apply(self, answer: str) -> str:
         """The answer as the persona says it: "Arr! One scone is $3, Captain. Cheerio!"."""
         if self.address:
-            body, end = (answer[:-1], answer[-1]) if answer[-1:] in (".", "!", "?") else (answer, ".")
+            body, end = (
+                (answer[:-1], answer[-1]) if answer[-1:] in (".", "!", "?") else (answer, ".")
+            )
             answer = f"{body}, {self.address}{end}"
         if self.figure:
             answer = f"{FIGURES[self.figure]} {answer}"

@@ -1,4 +1,4 @@
-"""Batched generation with a key/value cache: rows are refilled as answers end (paper, 3.2.3 and 3.3: sampling)."""
+"""Batched generation with a key/value cache; rows are refilled as answers end (paper, 3.2.3)."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -16,8 +16,8 @@ from puna.text.tokenizer import Tokenizer
 class Engine:
     """A `Sampler` over a model: up to `rows` answers grow at the same time.
 
-    An answer's random numbers come from (params.seed, index of its dialog, index of the sample) only, so it does not
-    depend on what else is in the batch, on `rows`, or on the order of the work.
+    An answer's random numbers come from (params.seed, index of its dialog, index of the sample)
+    only, so it does not depend on what else is in the batch, on `rows`, or on the order of work.
     """
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer, rows: int = 128):
@@ -26,7 +26,7 @@ class Engine:
         self.model, self.tokenizer, self.rows = model, tokenizer, rows
 
     def load(self, model: Transformer) -> None:
-        """Answer with other weights from now on; nothing is copied, so a model in training is used as it is."""
+        """Answer with other weights from now on. Nothing is copied: training shows at once."""
         self.model = model
 
     def generate(
@@ -49,8 +49,8 @@ class Engine:
     ) -> list[list[Completion]]:
         """`n` answers to each encoded prompt; `track(k)` is called as k more of them are finished.
 
-        `ids` and `logprobs` of a Completion include the end-of-sequence token when the answer ends with one
-        (finish "stop"); otherwise max_tokens or the model's context cut it off (finish "length").
+        `ids` and `logprobs` of a Completion include the end-of-sequence token when the answer ends
+        with one (finish "stop"); otherwise max_tokens or the context cut it off (finish "length").
         InputError: a prompt that is empty or leaves no room for an answer.
         """
         limits = self.limits(prompts, params)
@@ -67,7 +67,7 @@ class Engine:
     def rounds(
         self, prompts: Sequence[list[int]], limits: list[int], params: SamplingParams, n: int
     ) -> Iterator[list[Answer]]:
-        """The main loop: start prompts while rows are free, advance every answer by a token, again."""
+        """The main loop: start prompts in free rows, advance every answer by a token, again."""
         if not prompts:
             return
         rows = min(self.rows, n * len(prompts))
@@ -105,7 +105,8 @@ class Engine:
                 raise InputError(f"prompt {index}: no tokens, expected at least one")
             if len(ids) >= context:
                 raise InputError(
-                    f"prompt {index}: {len(ids)} tokens, expected fewer than the model's context of {context}"
+                    f"prompt {index}: {len(ids)} tokens, "
+                    f"expected fewer than the model's context of {context}"
                 )
         return [min(params.max_tokens, context - len(ids)) for ids in prompts]
 

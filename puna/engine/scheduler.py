@@ -1,4 +1,4 @@
-"""Which prompts start when: the longest first, in batches of similar length, as soon as enough rows are free."""
+"""Which prompts start when: longest first, neighbours together, once enough rows are free."""
 
 import random
 from collections import deque
@@ -12,21 +12,24 @@ PREFILL_TOKENS = 4096  # the most tokens (padding included) of prompts read in o
 class Scheduler:
     """The waiting answers: `n` for each prompt, at most `limits[i]` tokens each for prompt i.
 
-    Prompts wait in the order of their length, longest first: neighbours then pad little, share the width of the
-    cache, and the last answers to run are short ones.
+    Prompts wait in the order of their length, longest first: neighbours then pad little and share
+    the width of the cache, and the last answers to run are short ones.
     """
 
     def __init__(self, prompts: Seq[list[int]], limits: Seq[int], n: int, rows: int, seed: int):
         self.prompts, self.limits, self.rows, self.seed = prompts, limits, rows, seed
-        self.patience = max(1, rows // 8)  # rows that must be free before running answers are held up
+        self.patience = max(
+            1, rows // 8
+        )  # rows that must be free before running answers are held up
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         self.waiting = deque((prompt, range(n)) for prompt in order if n > 0)
 
     def admit(self, running: int) -> list[list[Sequence]]:
-        """The groups to start beside `running` answers; a group is the samples that share one prompt's prefill.
+        """The groups to start beside `running` answers.
 
-        Empty when nothing waits, or when so few rows are free that it is better to let the others run on.
-        A group is split only when it would otherwise be alone and still too large.
+        A group is the samples that share one prompt's prefill. Empty when nothing waits, or when so
+        few rows are free that it is better to let the others run on. A group is split only when it
+        would otherwise be alone and still too large.
         """
         free = self.rows - running
         groups: list[list[Sequence]] = []
@@ -52,7 +55,7 @@ class Scheduler:
 
 
 def moves(finished: Seq[int], running: int) -> list[tuple[int, int]]:
-    """Rows to copy (from, to) so that the rows left of `running` fill the first places without a hole.
+    """Rows to copy (from, to) so that those left of `running` rows fill the first places.
 
     >>> moves([0, 3], running=5)
     [(4, 0)]

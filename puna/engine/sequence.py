@@ -9,7 +9,7 @@ Finish = Literal["stop", "length"]
 
 
 def answer_seed(seed: int, prompt: int, sample: int) -> int:
-    """A 64-bit seed for one answer: the same on every machine, and unrelated for neighbouring numbers."""
+    """A 64-bit seed for one answer: the same on every machine, unrelated to its neighbours'."""
     digest = hashlib.blake2b(f"{seed}/{prompt}/{sample}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big")
 
@@ -18,7 +18,7 @@ def answer_seed(seed: int, prompt: int, sample: int) -> int:
 class Sequence:
     """Answer number `sample` to prompt number `prompt`; at most `limit` tokens long.
 
-    `random` belongs to this answer alone, so its draws do not depend on which answers run beside it.
+    `random` belongs to this answer alone: its draws do not depend on what runs beside it.
     """
 
     prompt: int
@@ -36,11 +36,11 @@ class Sequence:
         return len(self.prompt_ids) + len(self.ids) - 1
 
     def uniform(self) -> float:
-        """The next random number in [0, 1); a multiple of 2**-24, so that float32 holds it exactly."""
+        """The next random number in [0, 1): a multiple of 2**-24, which float32 holds exactly."""
         return self.random.getrandbits(24) * 2.0**-24
 
     def push(self, token: int, logprob: float, eos: int) -> None:
-        """Append a drawn token; the answer ends with `eos` (which stays in `ids`) or at its limit."""
+        """Append a drawn token; `eos` (which stays in `ids`) or the limit ends the answer."""
         self.ids.append(token)
         self.logprobs.append(logprob)
         if token == eos:

@@ -1,4 +1,4 @@
-"""The rows of the batch: keys and values of the running answers, and the two model passes over them."""
+"""The rows of the batch: keys and values of the running answers, and the passes over them."""
 
 import torch
 from torch import Tensor
@@ -18,13 +18,16 @@ def round_up(length: int) -> int:
 
 
 class Slots:
-    """Rows 0 .. len(running)-1 hold the running answers; there are no holes, so no pass computes a finished row.
+    """Rows 0 .. len(running)-1 hold the running answers, without holes: nothing else is computed.
 
-    All keys and values are one tensor [2, n_layers, rows, n_kv_heads, length, head_dim], so that moving a row
-    is one copy and not one for each layer. It starts as zeros, because a masked column still meets a weight of 0.
+    All keys and values are one tensor [2, n_layers, rows, n_kv_heads, length, head_dim], so that
+    moving a row is one copy and not one for each layer. It starts as zeros, because even a masked
+    column is multiplied (by a weight of 0).
     """
 
-    def __init__(self, model: Transformer, rows: int, length: int, params: SamplingParams, eos: int):
+    def __init__(
+        self, model: Transformer, rows: int, length: int, params: SamplingParams, eos: int
+    ):
         args, weight = model.args, model.output.weight
         self.model, self.eos, self.device = model, eos, weight.device
         self.length = round_up(length)
@@ -45,7 +48,7 @@ class Slots:
         prompts = [group[0].prompt_ids for group in groups]
         width, first = max(map(len, prompts)), len(self.running)
         padded = [ids + [0] * (width - len(ids)) for ids in prompts]
-        # What padding writes is never read: a row's own tokens overwrite a column before it is attended to.
+        # What padding writes is never read: a row overwrites a column before it looks at it.
         positions = torch.arange(width, device=self.device).expand(len(prompts), width)
         cache = self.view(first, first + len(prompts), width)
         hidden = self.model.hidden(self.tensor(padded), positions, cache=cache)
@@ -81,7 +84,9 @@ class Slots:
         ids, logprobs = sample(
             logits.float(), temperature[:count], top_p[:count], top_k[:count], uniform
         )
-        for sequence, token, logprob in zip(sequences, ids.tolist(), logprobs.tolist(), strict=True):
+        for sequence, token, logprob in zip(
+            sequences, ids.tolist(), logprobs.tolist(), strict=True
+        ):
             sequence.push(token, logprob, self.eos)
 
     def retire(self) -> list[Sequence]:
@@ -109,6 +114,6 @@ class Slots:
         self.cache.used = used
         return self.cache
 
-    def tensor(self, numbers: list) -> Tensor:
+    def tensor(self, numbers: list[int] | list[list[int]]) -> Tensor:
         """Whole numbers as a tensor on the model's device."""
         return torch.tensor(numbers, dtype=torch.long, device=self.device)

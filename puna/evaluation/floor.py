@@ -23,7 +23,7 @@ WORD = re.compile(r"\w+|[^\w\s]")
 
 @dataclass(frozen=True)
 class Rows:
-    """A sparse matrix [n, width] as coordinates sorted by row: row, column and value [nnz]."""
+    """A sparse matrix [n, width] as coordinates: row, column and value [nnz]."""
 
     row: NDArray[np.int64]
     column: NDArray[np.int64]

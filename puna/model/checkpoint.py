@@ -13,7 +13,7 @@ import difflib
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -25,7 +25,7 @@ from puna.model.heads import RewardModel, ValueModel
 from puna.model.state import load_state, save_state
 from puna.model.tensors import read_tensors, refuse_differences
 from puna.model.transformer import ModelArgs, Transformer, rotary_table
-from puna.text.files import PathLike, read_json, write_json
+from puna.text.files import PathLike, read_json, sha256, write_json
 from puna.text.tokenizer import Tokenizer
 
 __all__ = ["load", "load_reward", "load_state", "load_value", "meta", "save", "save_state"]
@@ -37,18 +37,12 @@ KINDS: Mapping[str, type[nn.Module]] = {
 }
 FILES = ("model.safetensors", "params.json", "tokenizer.model")
 REQUIRED = ("dim", "n_layers", "n_heads", "vocab_size")
+M = TypeVar("M", bound=nn.Module)
 TRUNK = "transformer."  # where RewardModel and ValueModel keep their transformer
 
 
-class HasPath(Protocol):
-    """A tokenizer, as far as saving goes."""
-
-    @property
-    def path(self) -> Any: ...
-
-
 def save(
-    folder: PathLike, model: nn.Module, tokenizer: HasPath, meta: Mapping[str, Any] | None = None
+    folder: PathLike, model: nn.Module, tokenizer: Tokenizer, meta: Mapping[str, Any] | None = None
 ) -> None:
     """Write a checkpoint folder atomically, replacing an earlier one of that name.
 
@@ -66,13 +60,15 @@ def save(
         save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, place / FILES[0])
         write_json(place / FILES[1], params(trunk.args))
         shutil.copyfile(tokenizer.path, place / FILES[2])
+        if sha256(place / FILES[2]) != tokenizer.sha256:
+            raise InputError(f"{tokenizer.path}: has changed since it was loaded")
         folders.seal(place, kind=kind, meta=dict(meta or {}))
 
     folders.commit(Path(folder), write)
 
 
 def load(folder: PathLike) -> tuple[Transformer, Tokenizer]:
-    """The transformer and tokenizer of a checkpoint folder, on the CPU, in the type they were saved in.
+    """The transformer and tokenizer of a checkpoint folder, on the CPU, in the type saved.
 
     InputError names what differs: a hash, a tensor that is missing, unknown or of another shape, a
     setting.
@@ -133,9 +129,7 @@ def model_args(path: Path, tokenizer_size: int) -> ModelArgs:
     return args
 
 
-def _load[M: nn.Module](
-    folder: Path, kind: str, build: Callable[[Transformer], M]
-) -> tuple[M, Tokenizer]:
+def _load(folder: Path, kind: str, build: Callable[[Transformer], M]) -> tuple[M, Tokenizer]:
     folder = folders.current(folder)
     found = folders.verify(folder, FILES).get("kind")
     if found != kind:

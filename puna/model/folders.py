@@ -17,19 +17,27 @@ def commit(folder: Path, write: Callable[[Path], None]) -> None:
 
     The files are written to a hidden sibling, flushed to the disk and moved in by a rename. A
     process that is killed at any moment leaves the earlier folder or the new one (see `current`);
-    what it leaves beside them is removed by the next commit. InputError if `folder` holds anything
-    that is not listed in its manifest, because replacing it would delete that.
+    what it leaves beside them is removed by the next commit. InputError if it cannot be written,
+    or if `folder` holds anything that its manifest does not list: replacing it would delete that.
     """
     recover(folder)
     refuse_strangers(folder)
     new, old = sibling(folder, "new"), sibling(folder, "old")
-    new.mkdir(parents=True)
-    write(new)
-    flush(new)
+    made = [parent for parent in folder.parents if not parent.exists()]
+    try:
+        new.mkdir(parents=True)
+        write(new)
+        flush(new)
+    except Exception as error:
+        shutil.rmtree(new, ignore_errors=True)  # give the space back: the disk may be full
+        if isinstance(error, OSError):
+            raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from None
+        raise
     if folder.exists():
         os.rename(folder, old)
     os.rename(new, folder)
-    flush_entry(folder.parent)
+    for parent in (folder.parent, *(parent.parent for parent in made)):
+        flush_entry(parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

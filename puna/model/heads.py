@@ -65,7 +65,9 @@ def scalar_head(
     """A linear layer from the hidden state to one number: drawn, or zero without a generator."""
     like = transformer.tok_embeddings.weight
     dim = transformer.args.dim
-    head = nn.utils.skip_init(nn.Linear, dim, 1, bias=bias, device=like.device, dtype=like.dtype)
+    # Made on "meta" first: PyTorch's own initialisation would draw from the global generator.
+    head = nn.Linear(dim, 1, bias=bias, device="meta", dtype=like.dtype)
+    head = head.to_empty(device=like.device)
     nn.init.zeros_(head.weight)
     if bias:
         nn.init.zeros_(head.bias)

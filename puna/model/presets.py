@@ -1,4 +1,4 @@
-"""Known sizes: the released Llama 2 models (paper, Table 1 and section 2.2) and the small ones of this project."""
+"""Known sizes: the Llama 2 family (paper, Table 1, section 2.2), and this project's small ones."""
 
 from puna.errors import InputError
 from puna.model.transformer import ModelArgs

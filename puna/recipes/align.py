@@ -17,6 +17,12 @@ from msgspec import Meta
 from puna.console import Board
 from puna.errors import InputError
 from puna.recipes import collect, distill, evaluate, judges, ppo, rejection, reward, steps
+from puna.recipes.collect import Config as CollectConfig
+from puna.recipes.reward import Config as RewardConfig
+from puna.recipes.rejection import Config as RejectionConfig
+from puna.recipes.distill import Config as DistillConfig
+from puna.recipes.ppo import Config as PPOConfig
+from puna.recipes.evaluate import Config as EvaluateConfig
 from puna.recipes.pipeline import Gate, Pipeline
 
 
@@ -31,15 +37,15 @@ class Config:
     distill_after: int = 1  # version after which Ghost Attention joins; 0: never (paper: after V3)
     gates: bool = True  # whether a stage that fails its check stops the run
     seed: int = 0  # everything that is drawn; each stage and version derives its own
-    collect: collect.Config = field(default_factory=collect.Config)  # preferences of a version
-    helpfulness: reward.Config = field(default_factory=reward.Config)  # helpfulness reward model
-    safety: reward.Config = field(
-        default_factory=lambda: reward.Config(kind="safety", others_share=0.1)
+    collect: CollectConfig = field(default_factory=CollectConfig)  # preferences of a version
+    helpfulness: RewardConfig = field(default_factory=RewardConfig)  # helpfulness reward model
+    safety: RewardConfig = field(
+        default_factory=lambda: RewardConfig(kind="safety", others_share=0.1)
     )  # safety reward model
-    rejection: rejection.Config = field(default_factory=rejection.Config)  # rejection sampling
-    distill: distill.Config = field(default_factory=distill.Config)  # Ghost Attention, context distillation
-    ppo: ppo.Config = field(default_factory=ppo.Config)  # PPO after the last version; steps=0: none
-    evaluate: evaluate.Config = field(default_factory=evaluate.Config)  # judgement of every version
+    rejection: RejectionConfig = field(default_factory=RejectionConfig)  # rejection sampling
+    distill: DistillConfig = field(default_factory=DistillConfig)  # Ghost Attention, context distillation
+    ppo: PPOConfig = field(default_factory=PPOConfig)  # PPO after the last version; steps=0: none
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)  # judgement of every version
 
 
 def main(config: Config) -> dict:

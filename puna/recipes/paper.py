@@ -15,6 +15,10 @@ from puna import config as settings_of
 from puna.console import Board
 from puna.evaluation import report
 from puna.recipes import align, compare, evaluate, prepare, pretrain, results, sft, steps
+from puna.recipes.prepare import Config as PrepareConfig
+from puna.recipes.pretrain import Config as PretrainConfig
+from puna.recipes.sft import Config as SFTConfig
+from puna.recipes.align import Config as AlignConfig
 from puna.recipes.pipeline import Gate, Pipeline
 from puna.text.files import write_json
 
@@ -34,10 +38,10 @@ class Config:
     data: Path = Path(".")  # folder that the files named under [prepare] are relative to
     seed: int = 0  # every stage derives its own seed from it
     gates: Gates = field(default_factory=Gates)  # checks between stages
-    prepare: prepare.Config = field(default_factory=prepare.Config)  # corpus, tokenizer, dialogues
-    pretrain: pretrain.Config = field(default_factory=pretrain.Config)  # base model
-    sft: sft.Config = field(default_factory=sft.Config)  # first chat model
-    align: align.Config = field(default_factory=align.Config)  # V1 ... Vn
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)  # corpus, tokenizer, dialogues
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)  # base model
+    sft: SFTConfig = field(default_factory=SFTConfig)  # first chat model
+    align: AlignConfig = field(default_factory=AlignConfig)  # V1 ... Vn
 
 
 def main(config: Config) -> dict:

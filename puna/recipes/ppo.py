@@ -22,6 +22,7 @@ from puna.model import checkpoint
 from puna.model.heads import ValueModel
 from puna.model.transformer import Transformer
 from puna.numerics import losses, optim, rewards
+from puna.numerics.optim import OptimConfig
 from puna.recipes import steps
 from puna.recipes.judges import RewardJudge
 from puna.run import Run
@@ -57,8 +58,8 @@ class Config:
     patience: Annotated[int, Meta(ge=1)] = 3  # evaluations without a better reward before stopping
     save_every: int = 5  # iterations between resumable states; 0: none
     seed: int = 0  # prompts and answers
-    optim: optim.OptimConfig = field(
-        default_factory=lambda: optim.OptimConfig(lr=5e-5, warmup=0)
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=5e-5, warmup=0)
     )  # policy: AdamW, constant rate (paper: lr 1e-6, decay 0.1, clip 1.0)
     critic_lr: float = 3e-4  # constant rate of the critic (paper: not stated)
 

@@ -24,8 +24,8 @@ from puna.errors import InputError
 from puna.recipes import judges, steps
 from puna.run import Run
 from puna.text.dialog import Dialog, Label, Preference
-from puna.text.files import write_dialogs, write_json, write_jsonl
-from puna.text.template import TAGS
+from puna.text.files import read_dialogs, write_dialogs, write_json, write_jsonl
+from puna.text.template import TAGS, encode_prompt
 from puna.text.tokenizer import Tokenizer, train_tokenizer
 
 
@@ -49,6 +49,7 @@ class Config:
     personal_share: float = 0.3  # share of documents with personal data that condemns a site (paper: not stated)
     vocab_size: int = 1024  # pieces of the tokenizer (paper: 32,000)
     shard_tokens: int = 1 << 20  # tokens in one shard file
+    prompt_tokens: int = 256  # longest prompt that is kept for sampling, in tokens
     max_turns: int = 8  # user turns of a given dialogue that is kept for fine-tuning; longer ones are cut
     seed: int = 0  # everything that is drawn
 
@@ -71,7 +72,13 @@ def main(config: Config) -> dict:
         }
         advance(1)
         write_json(run.folder / "ledger.json", ledger.to_json())
-        counts = embedded(run.folder, config) if config.world != "none" else given(run.folder, config, ledger)
+        counts = (
+            given(run.folder, config, ledger) if config.world == "none" else embedded(run.folder, config)
+        )
+        counts["prompts_too_long"] = sum(
+            shorten_prompts(run.folder / f"prompts{suffix}.jsonl", tokenizer, config.prompt_tokens)
+            for suffix in ("", "_held_out")
+        )
         advance(1)
     dropped = {f"dropped_{s.replace(' ', '_')}": sum(c.values()) for s, c in ledger.dropped.items()}
     return run.finish(
@@ -115,7 +122,7 @@ def as_document(record, source: str) -> Document:
         return record
     dialog = record if isinstance(record, Dialog) else record.dialog
     lines = [f"{message.role.capitalize()}: {message.content}" for message in dialog.messages]
-    return Document("\n".join(lines), source, source)
+    return Document("\n".join(lines), source, f"{source}#{dialog.id}")  # every dialogue is its own site
 
 
 def write_tokens(folder: Path, of: Sequence[Document], tokenizer: Tokenizer, config: Config) -> int:
@@ -181,6 +188,16 @@ def tagged(record) -> bool:
 def answered(dialog: Dialog) -> bool:
     """Whether the dialogue holds an answer to learn."""
     return any(message.role == "assistant" for message in dialog.messages)
+
+
+def shorten_prompts(path: Path, tokenizer: Tokenizer, limit: int) -> int:
+    """Leave out the prompts of more than `limit` tokens: no room for an answer; returns how many."""
+    prompts = read_dialogs(path)
+    kept = [prompt for prompt in prompts if len(encode_prompt(prompt, tokenizer)) <= limit]
+    if not kept:
+        raise InputError(f"{path}: no prompt has at most prompt_tokens={limit} tokens")
+    write_dialogs(path, kept)
+    return len(prompts) - len(kept)
 
 
 def shortened(dialog: Dialog, turns: int) -> Dialog:

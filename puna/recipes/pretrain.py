@@ -17,6 +17,7 @@ from puna.data.shards import TokenStream
 from puna.model import checkpoint
 from puna.model.transformer import ModelArgs, Transformer
 from puna.numerics import losses, optim
+from puna.numerics.optim import OptimConfig
 from puna.recipes import steps
 from puna.run import Run
 from puna.text.tokenizer import Tokenizer
@@ -49,8 +50,8 @@ class Config:
     eval_batches: int = 8  # validation batches
     save_every: int = 100  # steps between resumable states; 0: none
     seed: int = 0  # initialisation and order of the data
-    optim: optim.OptimConfig = field(
-        default_factory=lambda: optim.OptimConfig(lr=3e-3, warmup=40)
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=3e-3, warmup=40)
     )  # AdamW, cosine to 10 % (paper: lr 3e-4, warmup 2000, betas 0.9/0.95, eps 1e-5, decay 0.1, clip 1.0)
 
 

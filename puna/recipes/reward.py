@@ -25,6 +25,7 @@ from puna.evaluation import floor, preference
 from puna.model import checkpoint
 from puna.model.heads import RewardModel
 from puna.numerics import losses, optim, rewards
+from puna.numerics.optim import OptimConfig
 from puna.recipes import steps
 from puna.run import Run
 from puna.text.dialog import Label, Preference
@@ -52,8 +53,8 @@ class Config:
     save_every: int = 25  # steps between resumable states; 0: none
     floor: bool = False  # also fit a bag-of-n-grams model on the same data and report it beside
     seed: int = 0  # head, mixture and order
-    optim: optim.OptimConfig = field(
-        default_factory=lambda: optim.OptimConfig(lr=3e-4, warmup=5)
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=3e-4, warmup=5)
     )  # AdamW, cosine to 10 % (paper: lr 1e-5, 5e-6 for 70B; warmup 3 %, at least 5 steps)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from puna.model import checkpoint
 from puna.model.transformer import Transformer
 from puna.numerics import optim
+from puna.numerics.optim import OptimConfig
 from puna.recipes import steps
 from puna.run import Run
 from puna.text.dialog import Dialog
@@ -31,8 +32,8 @@ class Tuning:
     seq_len: int = 512  # tokens in a packed sequence (paper: 4096)
     eval_every: int = 0  # steps between held-out losses; 0: only at the end
     save_every: int = 50  # steps between resumable states; 0: none
-    optim: optim.OptimConfig = field(
-        default_factory=lambda: optim.OptimConfig(lr=1e-3, warmup=10)
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=1e-3, warmup=10)
     )  # AdamW, cosine (paper: lr 2e-5, weight decay 0.1; the rest as in pretraining)
 
 

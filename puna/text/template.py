@@ -35,7 +35,7 @@ def encode_dialog(
     fine-tuning (Sec. 3.1). `tags` says what to do with a tag inside a message: InputError by
     default; "escape" spells it in byte ids, which decode to the same text.
     """
-    if tags == "refuse":
+    if tags != "escape":
         _refuse_tags(dialog)
     ids: list[int] = []
     mask: list[bool] = []

@@ -73,7 +73,7 @@ class Tokenizer:
         """
         try:
             ids: list[int] = self._processor.encode(text, add_bos=bos, add_eos=eos)
-        except RuntimeError:
+        except (RuntimeError, TypeError):  # what sentencepiece says to half a pair
             raise InputError(_NOT_TEXT) from None
         return ids
 
@@ -81,7 +81,7 @@ class Tokenizer:
         """Return the ids of each text. InputError as `encode`."""
         try:
             ids: list[list[int]] = self._processor.encode(list(texts))
-        except RuntimeError:
+        except (RuntimeError, TypeError):  # what sentencepiece says to half a pair
             raise InputError(_NOT_TEXT) from None
         return ids
 
@@ -148,10 +148,12 @@ class Tokenizer:
             raise InputError(
                 f"{self.path}: ids of unknown, begin, end, pad are {found}, expected (0, 1, 2, -1)"
             )
-        if self.decode(self.encode(_PROBE)) != _PROBE:
+        ids = self.encode(_PROBE)
+        prefixed = str(self.piece(ids[0])).startswith(" ")
+        if not prefixed or self.decode(ids) != _PROBE:
             raise InputError(
                 f"{self.path}: does not give text back unchanged, expected Llama's settings "
-                "(byte fallback, no normalisation, all spaces kept) in a complete file"
+                "(byte fallback, no normalisation, a space put first, all kept) in a complete file"
             )
 
 
@@ -172,7 +174,7 @@ class StreamDecoder:
         """Take one id and return the text that is now certain, often one piece, maybe empty."""
         piece = self._tokenizer.piece(token)
         if piece is None:
-            return ""
+            return self.flush()
         first, self._first = self._first, False
         if isinstance(piece, int):
             self._bytes += bytes([piece])
@@ -205,10 +207,13 @@ def train_tokenizer(
     on every tag of the chat format. The same texts give the same file. InputError if the texts
     cannot fill `vocab_size` or have more characters than it holds.
     """
+    sentences = list(_sentences(texts))
+    if not sentences:
+        raise InputError(f"{path}: there is no text to train a tokenizer on")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sentences(texts),
+            sentence_iterator=iter(sentences),
             model_writer=model,
             vocab_size=vocab_size,
             user_defined_symbols=list(symbols),
@@ -249,7 +254,7 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
     """Lines short enough for the trainer, cut before a space, which no piece crosses."""
     for text in texts:
         for line in _BREAKS.split(text):
-            while len(line.encode()) > _MAX_SENTENCE:
+            while _size(line) > _MAX_SENTENCE:
                 cut = line.rfind(" ", 1, _MAX_SENTENCE // 4)
                 cut = cut if cut > 0 else _MAX_SENTENCE // 4
                 yield line[:cut]
@@ -258,10 +263,18 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
                 yield line
 
 
+def _size(text: str) -> int:
+    """The bytes of a text in UTF-8."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise InputError(_NOT_TEXT) from None
+
+
 def _reason(error: Exception) -> str:
     """The trainer's own words, without the place in its source code."""
-    words = re.sub(r"^.*?\S+\.cc\(\d+\)\s*(\[.*?\])?\s*", "", str(error), flags=re.DOTALL)
-    return words or str(error)
+    words = re.sub(r"^INTERNAL: |\S+\.cc\(\d+\) ", "", str(error))
+    return words or type(error).__name__
 
 
 def _width(piece: str | int | None) -> int:

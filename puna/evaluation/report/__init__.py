@@ -30,7 +30,7 @@ from typing import Any
 import jinja2
 
 from puna.errors import InputError
-from puna.evaluation.report import alignment, cards, training
+from puna.evaluation.report import alignment, cards, rewards, training
 from puna.evaluation.report.blocks import Section
 from puna.text.files import write_text
 
@@ -53,7 +53,7 @@ FIELDS = (
 SECTIONS: Sequence[Callable[[Mapping[str, Any]], Section | None]] = (
     training.pipeline,
     training.losses,
-    alignment.reward_models,
+    rewards.reward_models,
     alignment.temperatures,
     alignment.versions,
     alignment.persona,

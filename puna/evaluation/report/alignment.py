@@ -1,14 +1,15 @@
-"""The report's sections about alignment: reward models, best of N, versions, Ghost Attention.
+"""The report's sections about alignment: best of N, versions, Ghost Attention.
 
 What the results do not hold is said in the section (`missing`) and never made up.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from puna.errors import InputError
 from puna.evaluation.report import charts
-from puna.evaluation.report.blocks import Chart, Section, Table
+from puna.evaluation.report.blocks import PERCENT_AXIS, Chart, Section, Table, sorted_out
 from puna.evaluation.report.charts import Axes, Line, Point, Series
 from puna.evaluation.report.reading import (
     DASH,
@@ -21,128 +22,15 @@ from puna.evaluation.report.reading import (
     rows,
     short,
     text,
+    whole_percent,
     words,
 )
 
-PERCENT_AXIS = (0.0, 1.0)
-PAPER = {  # Table 8, each model on its own test set
-    "helpfulness": "80.7, 67.5, 60.9 and 54.7 %",
-    "safety": "94.3, 76.3, 65.7 and 55.3 %",
-}
-STRENGTH_NAMES = {
-    "significantly_better": "Significantly better",
-    "better": "Better",
-    "slightly_better": "Slightly better",
-    "negligibly_better": "Negligibly better",
-}
-BIN_NAMES = {
-    "chosen_safe": "Chosen safe, rejected unsafe",
-    "both_safe": "Both safe",
-    "both_unsafe": "Both unsafe",
-}
-
-
-def reward_models(results: Results) -> Section:
-    """Accuracy by strength, calibration and the length control of both reward models."""
-    lead = (
-        "A reward model is right when it scores the preferred answer higher. Clear preferences "
-        "should be easy and near-ties close to chance. Length alone and a bag of words are the "
-        "floors: a model below them has learned only to count."
-    )
-    models = fields(results, "reward_models")
-    found, tables = [], []
-    for name in models:
-        model = fields(models, name, f"reward_models.{name}")
-        found += [c for c in (strength_chart(name, model), calibration_chart(name, model)) if c]
-        tables.append(reward_table(name, model))
-    missing = [
-        f"The results hold no {name} reward model."
-        for name in ("helpfulness", "safety")
-        if name not in models
-    ]
-    title = "Reward models"
-    return Section("rewards", title, "Section 3.2.2", lead, found, tables, missing=missing)
-
-
-def floors(model: Mapping[str, Any]) -> list[Line]:
-    """Dashed lines: chance, length alone, and the bag of words, where measured."""
-    lines = [Line("Chance", 0.5)]
-    for key, name in (("length_only", "Length alone"), ("floor", "Bag of words")):
-        measured = point(0, model.get(key), f"reward_models: {key}")
-        lines += [Line(f"{name} {percent(measured.y)}", measured.y)] if measured else []
-    return lines
-
-
-def strength_chart(name: str, model: Mapping[str, Any]) -> Chart | None:
-    """Bars of accuracy by strength with Wilson intervals (Table 8)."""
-    by_strength = fields(model, "by_strength", f"reward_models.{name}.by_strength")
-    bars = [
-        Point(0, p.y, p.low, p.high, name=STRENGTH_NAMES.get(k, words(k)))
-        for k, p in ((k, point(0, v, f"{name}.by_strength.{k}")) for k, v in by_strength.items())
-        if p
-    ]
-    if not bars:
-        return None
-    axes = Axes("", "Accuracy", y_text=percent, y_ends=PERCENT_AXIS)
-    picture = charts.bar_chart(bars, axes, floors(model))
-    how = "Thin lines are 95 % intervals."
-    how += f" The paper's 70B model: {PAPER[name]}." if name in PAPER else ""
-    return Chart(f"{words(name)}: accuracy by strength", "Table 8", picture, how)
-
-
-def calibration_chart(name: str, model: Mapping[str, Any]) -> Chart | None:
-    """Predicted probability against observed frequency."""
-    given = fields(model, "calibration", f"reward_models.{name}.calibration")
-    points = []
-    for b in rows(given, "bins", f"{name}.calibration.bins"):
-        predicted = number(b.get("predicted"), f"{name}.calibration")
-        measured = (
-            point(predicted or 0.0, b, f"{name}.calibration") if predicted is not None else None
-        )
-        points += [measured] if measured else []
-    if not points:
-        return None
-    ends = PERCENT_AXIS
-    axes = Axes("Predicted", "Observed", percent, percent, ends, ends)
-    series = [Series("First answer preferred", points)]
-    picture = charts.line_chart(series, axes, [Line("Perfect calibration", None)])
-    error = number(given.get("error"), f"{name}.calibration.error")
-    how = "On the dashed line a stated 70 % comes true in 70 of 100 pairs."
-    how += f" Mean distance from it: {percent(error)}." if error is not None else ""
-    return Chart(f"{words(name)}: calibration", "Figure 29", picture, how)
-
-
-def reward_table(name: str, model: Mapping[str, Any]) -> Table:
-    """Every figure of one reward model with its interval."""
-    entries = [
-        ("All pairs", "accuracy"),
-        ("Length alone", "length_only"),
-        ("Bag of words", "floor"),
-    ]
-    body = [interval_row(label, model.get(key)) for label, key in entries]
-    by_safety = fields(model, "by_safety", f"reward_models.{name}.by_safety")
-    body += [interval_row(BIN_NAMES.get(k, words(k)), v) for k, v in by_safety.items()]
-    unsafe = fields(model, "unsafe", f"reward_models.{name}.unsafe")
-    names = {
-        "recall": "Unsafe answers found at 0.5 (recall)",
-        "strict_recall": "Unsafe answers found at 0.15 (recall)",
-        "strict_precision": "Right when below 0.15 (precision)",
-        "auc": "Safe against unsafe (AUC)",
-        "floor": "Safe against unsafe, bag of words (AUC)",
-    }
-    body += [interval_row(names.get(k, words(k)), v) for k, v in unsafe.items()]
-    columns = ("Held-out test set", "Value", "95 % interval", "Cases")
-    return Table(words(name), columns, [row for row in body if row])
-
-
-def interval_row(label: str, value: Any) -> list[str]:
-    """A table row of a measured value; empty when it was not measured."""
-    measured = point(0, value, label)
-    if measured is None:
-        return []
-    low, high = measured.low, measured.high
-    between = f"{percent(low)} to {percent(high)}" if low is not None and high is not None else ""
-    return [label, percent(measured.y), between, measured.name]
+PERSONA_LINES = (
+    ("baseline", "Without Ghost Attention"),
+    ("gatt", "With Ghost Attention"),
+    ("final", "Final model"),
+)
 
 
 def temperatures(results: Results) -> Section:
@@ -156,7 +44,7 @@ def temperatures(results: Results) -> Section:
     if not given:
         missing = ["The results hold no samples by temperature."]
         return Section("temperatures", "Best of N", "Figures 7 and 8", lead, missing=missing)
-    ns = [number(n, "temperatures.n") or 1.0 for n in given.get("n") or []]
+    ns = sample_counts(given)
     found = []
     for key, reference in (("max", "Figures 7 and 8"), ("median", "Figure 7")):
         series = [
@@ -165,15 +53,32 @@ def temperatures(results: Results) -> Section:
         ]
         if not any(s.points for s in series):
             continue
-        axes = Axes("N samples", "Reward", y_text=lambda v: f"{v:.3g}", x_ticks=ns, x_log=True)
+        axes = Axes(
+            "N samples", "Reward", y_text=lambda v: f"{v:.3g}", x_ticks=doublings(ns), x_log=True
+        )
         title = {"max": "Best of N", "median": "Median of N"}[key]
         picture = charts.line_chart(series, axes, ordered=True)
-        how = "Each line is one temperature, cool to warm; N doubles along the axis."
+        how = "Each line is one temperature, cool to warm; each mark on the axis doubles N."
         found.append(Chart(f"{title} by temperature", reference, picture, how))
     best = number(given.get("best"), "temperatures.best")
     if best is not None:
         lead += f" Best temperature for N = {short(given.get('best_n'))}: {short(best)}."
     return Section("temperatures", "Best of N", "Section 3.2.3", lead, found)
+
+
+def sample_counts(given: Mapping[str, Any]) -> list[float]:
+    """The list of N, each at least 1; InputError otherwise."""
+    counts = given.get("n")
+    found = [number(n, "temperatures.n") for n in counts] if isinstance(counts, list) else []
+    kept = [n for n in found if n is not None and n >= 1]
+    if not kept or len(kept) < len(found):
+        raise InputError("results: temperatures.n: a list of numbers from 1 on was expected")
+    return kept
+
+
+def doublings(ns: Sequence[float]) -> list[float]:
+    """The powers of two among the N for the axis; every N when there are none."""
+    return [n for n in ns if n.is_integer() and int(n).bit_count() == 1] or list(ns)
 
 
 def zipped(xs: Sequence[float], ys: Any, where: str) -> list[Point]:
@@ -195,17 +100,27 @@ def versions(results: Results) -> Section:
     if not given:
         missing = ["The results hold no versions."]
         return Section("versions", "Version by version", "Figure 11", lead, missing=missing)
-    charts_ = [c for c in (progress(given), refusals(given), rewards_by_version(given)) if c]
-    shares = ("helpfulness", "violation", "false_refusal", "win_rate")
-    hidden = ("name", "helpfulness_interval")
-    columns = {k: None for v in given for k in v if k not in hidden}
+    wanted = {
+        "helpfulness with violations": progress(given),
+        "violations with false refusals": refusals(given),
+        "win rates": wins_by_version(given),
+        "rewards": rewards_by_version(given),
+    }
+    fields_ = (k for v in given for k in v if k != "name" and not k.endswith("_interval"))
+    columns = list(dict.fromkeys(fields_))
     body = [
-        [text(v, "name", "versions"), *(cell(v.get(k), k in shares) for k in columns)]
+        [text(v, "name", "versions"), *(cell(v.get(k), is_share(k)) for k in columns)]
         for v in given
     ]
     table = Table("", ("Version", *(words(k) for k in columns)), body)
     title = "Version by version"
-    return Section("versions", title, "Section 3.4.1", lead, charts_, [table])
+    found, missing = sorted_out(wanted, "by version")
+    return Section("versions", title, "Section 3.4.1", lead, found, [table], missing=missing)
+
+
+def is_share(name: str) -> bool:
+    """Whether a field of a version is a share of cases, shown in percent."""
+    return name in ("helpfulness", "violation") or name.startswith(("false_refusal", "win_rate"))
 
 
 def cell(value: Any, share: bool) -> str:
@@ -216,19 +131,26 @@ def cell(value: Any, share: bool) -> str:
     return percent(measured.y) if share else short(measured.y)
 
 
+def version_point(row: Mapping[str, Any], key: str, x: float = 0) -> Point | None:
+    """One field of a version at x, with the interval of its own or that of `KEY_interval`."""
+    where = f"versions.{key}"
+    found, given = point(x, row.get(key), where), row.get(f"{key}_interval")
+    if found is None or not isinstance(given, list) or len(given) != 2:
+        return found
+    return replace(found, low=number(given[0], where), high=number(given[1], where))
+
+
 def placed(row: Mapping[str, Any], x: str, y: str, flip: bool = False) -> Point | None:
     """One version's place; `flip` turns a rate of violations into one of safe answers."""
     name = text(row, "name", "versions")
-    across, up = (point(0, row.get(k), f"versions.{name}.{k}") for k in (x, y))
+    across, up = version_point(row, x), version_point(row, y)
     if across is None or up is None:
         return None
-    left, right = across.low, across.high
-    if isinstance(row.get(f"{x}_interval"), list) and len(row[f"{x}_interval"]) == 2:
-        left, right = (number(v, f"versions.{name}") for v in row[f"{x}_interval"])
+    found = Point(across.y, up.y, up.low, up.high, across.low, across.high, name)
     if not flip:
-        return Point(across.y, up.y, up.low, up.high, left, right, name)
+        return found
     low, high = (None if v is None else 1 - v for v in (up.high, up.low))
-    return Point(across.y, 1 - up.y, low, high, left, right, name)
+    return replace(found, y=1 - up.y, low=low, high=high)
 
 
 def progress(given: Sequence[Mapping[str, Any]]) -> Chart | None:
@@ -236,7 +158,7 @@ def progress(given: Sequence[Mapping[str, Any]]) -> Chart | None:
     points = [p for p in (placed(v, "helpfulness", "violation", True) for v in given) if p]
     if not points:
         return None
-    axes = Axes("Helpfulness", "Safe answers", percent, percent)
+    axes = Axes("Helpfulness", "Safe answers", whole_percent, whole_percent)
     how = "One dot a version; up and to the right is better. Thin lines are 95 % intervals."
     title = "Helpfulness and safety"
     return Chart(title, "Figure 11", charts.scatter_path(points, axes), how)
@@ -247,7 +169,7 @@ def refusals(given: Sequence[Mapping[str, Any]]) -> Chart | None:
     points = [p for p in (placed(v, "false_refusal", "violation") for v in given) if p]
     if not points:
         return None
-    axes = Axes("False refusals", "Violations", percent, percent)
+    axes = Axes("False refusals", "Violations", whole_percent, whole_percent)
     how = "Down is safer, left is less over-cautious; the corner at the lower left is the goal."
     title = "Violations and false refusals"
     return Chart(title, "Section 4.2.3", charts.scatter_path(points, axes), how)
@@ -255,26 +177,40 @@ def refusals(given: Sequence[Mapping[str, Any]]) -> Chart | None:
 
 def rewards_by_version(given: Sequence[Mapping[str, Any]]) -> Chart | None:
     """Mean rewards of both models by version: the judge the training itself used."""
+    keys = {"reward_helpfulness": "Helpfulness reward", "reward_safety": "Safety reward"}
+    how = "What training optimised. Rewards that rise while judged figures fall: reward hacking."
+    return by_version(given, keys, Axes("", "Mean reward"), "Rewards by version", how)
+
+
+def wins_by_version(given: Sequence[Mapping[str, Any]]) -> Chart | None:
+    """Win rates by version, a tie as half a win."""
+    axes = Axes("", "Win rate", y_text=whole_percent, y_ends=PERCENT_AXIS, exact=percent)
+    how = "How often a version's answer beats the one it is compared with; a tie counts half."
+    names = dict.fromkeys(k for v in given for k in v if is_share(k) and k.startswith("win_rate"))
+    keys = {key: words(key) for key in names}
+    return by_version(given, keys, axes, "Win rate by version", how, [Line("Even", 0.5)])
+
+
+def by_version(
+    given: Sequence[Mapping[str, Any]],
+    keys: Mapping[str, str],
+    axes: Axes,
+    title: str,
+    how: str,
+    lines: Sequence[Line] = (),
+) -> Chart | None:
+    """Fields of the versions as lines; None when no version has any of them."""
     names = [text(v, "name", "versions") for v in given]
     series = []
-    for key, title in (
-        ("reward_helpfulness", "Helpfulness reward"),
-        ("reward_safety", "Safety reward"),
-    ):
-        found = [point(i, v.get(key), f"versions.{key}") for i, v in enumerate(given)]
-        series += [Series(title, [p for p in found if p])] if any(found) else []
+    for key, name in keys.items():
+        found = [version_point(v, key, i) for i, v in enumerate(given)]
+        series += [Series(name, [p for p in found if p])] if any(found) else []
     if not series:
         return None
-    axes = Axes(
-        "Version",
-        "Mean reward",
-        x_text=lambda i: names[int(i)],
-        y_text=lambda v: f"{v:.2g}",
-        x_ticks=range(len(names)),
-        x_ends=(-0.3, len(names) - 0.7),
-    )
-    how = "What training optimised. Rewards that rise while the judged figures fall are hacked."
-    return Chart("Rewards by version", "Figure 11", charts.line_chart(series, axes), how)
+    places = range(len(names))
+    ends = (-0.4, len(names) - 0.6)
+    axes = replace(axes, x_text=lambda i: names[int(i)], x_ticks=places, x_ends=ends)
+    return Chart(title, "Figure 11", charts.line_chart(series, axes, lines), how)
 
 
 def persona(results: Results) -> Section:
@@ -284,16 +220,21 @@ def persona(results: Results) -> Section:
         "it; the baseline is the same model without that training."
     )
     given = fields(results, "persona")
-    series = []
-    for key, name in (("baseline", "Baseline"), ("gatt", "With Ghost Attention")):
+    series: list[Series] = []
+    missing: list[str] = []
+    for key, name in PERSONA_LINES:
         rates = by_number(fields(given, key, f"persona.{key}"), f"persona.{key}")
         found = [point(turn, rate, f"persona.{key}") for turn, rate in rates]
-        series += [Series(name, [p for p in found if p])] if any(found) else []
-    missing = [] if series else ["The results hold no persona dialogues."]
+        if any(found):
+            series.append(Series(name, [p for p in found if p]))
+        elif key != "final":
+            missing.append(f"The results hold no persona dialogues {name.lower()}.")
     found_charts = []
     if series:
         turns = sorted({p.x for s in series for p in s.points})
-        axes = Axes("Turn", "Persona kept", y_text=percent, y_ends=PERCENT_AXIS, x_ticks=turns)
+        axes = Axes(
+            "Turn", "Persona kept", y_text=whole_percent, y_ends=PERCENT_AXIS, x_ticks=turns
+        )
         how = (
             "The paper: 100 % at turn 2 for both; 10 % against 100 % at turn 4; 0 against 100 at 6."
         )

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
+
+PERCENT_AXIS = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,16 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """One prompt as (role, text) messages, and the two answers to it."""
+
+    messages: Sequence[tuple[str, str]]
+    before: str
+    after: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
 class Section:
     """A heading, its place in the paper, a short explanation, and what was measured."""
 
@@ -38,6 +49,18 @@ class Section:
     lead: str
     charts: Sequence[Chart] = ()
     tables: Sequence[Table] = ()
-    samples: Sequence[Mapping[str, Any]] = ()
+    samples: Sequence[Sample] = ()
     missing: Sequence[str] = ()
     folded: bool = False
+
+
+def sorted_out(
+    wanted: Mapping[str, Chart | None], suffix: str = ""
+) -> tuple[list[Chart], list[str]]:
+    """The charts that could be drawn, and a note for each that could not."""
+    missing = [
+        f"The results hold no {f'{name} {suffix}'.rstrip()}."
+        for name, chart in wanted.items()
+        if chart is None
+    ]
+    return [chart for chart in wanted.values() if chart], missing

@@ -50,6 +50,11 @@ class Axes:
     y_ends: tuple[float, float] | None = None
     x_ticks: Sequence[float] | None = None
     x_log: bool = False
+    exact: Callable[[float], str] | None = None  # a value beside its mark; y_text where None
+
+    def value(self, y: float) -> str:
+        """A value in y as it stands beside its mark."""
+        return (self.exact or self.y_text)(y)
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Line:
 
     name: str
     y: float | None
+    colour: str = ""
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -107,7 +113,8 @@ class Frame:
         parts = [self.row(y) for y in ticks(*self.y_ends)]
         xs = self.axes.x_ticks if self.axes.x_ticks is not None else ticks(*self.x_ends, about=6)
         foot = HEIGHT - BOTTOM
-        parts += [text(self.px(x), foot + 17, self.axes.x_text(x), "tick middle") for x in xs]
+        for x in xs:
+            parts += wrapped(self.px(x), foot + 17, self.axes.x_text(x))
         parts.append(segment(LEFT, foot, WIDTH - RIGHT, foot, "base"))
         parts.append(text(LEFT - 44, 14, self.axes.y, "title"))
         parts.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, self.axes.x, "title middle"))
@@ -121,11 +128,12 @@ class Frame:
 
     def reference(self, line: Line) -> Markup:
         """A dashed reference line."""
+        style = f"reference {line.colour}"
         if line.y is not None:
-            return segment(LEFT, self.py(line.y), WIDTH - RIGHT, self.py(line.y), "reference")
+            return segment(LEFT, self.py(line.y), WIDTH - RIGHT, self.py(line.y), style)
         low = max(self.x_ends[0], self.y_ends[0])
         high = min(self.x_ends[1], self.y_ends[1])
-        return segment(self.px(low), self.py(low), self.px(high), self.py(high), "reference")
+        return segment(self.px(low), self.py(low), self.px(high), self.py(high), style)
 
 
 def segment(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
@@ -213,10 +221,10 @@ def line_chart(
         if not s.faint and len(s.points) <= 24:
             for p in s.points:
                 parts += whiskers(frame, p, colour)
-                hint = f"{s.name}: {axes.x_text(p.x)}, {axes.y_text(p.y)}"
+                hint = f"{s.name}: {axes.x_text(p.x)}, {axes.value(p.y)}"
                 parts.append(dot(frame.px(p.x), frame.py(p.y), colour, hint))
     named = [(k, s.name) for s, k in zip(series, kinds, strict=True) if not s.faint]
-    named += [("dashed", line.name) for line in lines]
+    named += [(f"dashed {line.colour}", line.name) for line in lines]
     label = f"{axes.y} against {axes.x}: " + ", ".join(name for _, name in named)
     return legend(named) + svg(parts, label)
 
@@ -232,14 +240,14 @@ def bar_chart(bars: Sequence[Point], axes: Axes, lines: Sequence[Line] = ()) -> 
     """Named bars from zero (their x is not used) with intervals, and dashed references."""
     slot = (WIDTH - LEFT - RIGHT) / len(bars)
     low, high = ends([*heights(bars, lines), 0.0], axes.y_ends)
-    plain = Axes(axes.x, axes.y, y_text=axes.y_text, x_ticks=())
+    plain = Axes(axes.x, axes.y, y_text=axes.y_text, x_ticks=(), exact=axes.value)
     frame = Frame((0, len(bars)), (low, high), plain)
     parts = frame.draw()
-    parts += [frame.reference(line) for line in lines]
     for index, bar in enumerate(bars):
         parts += drawn_bar(frame, Point(index + 0.5, bar.y, bar.low, bar.high, name=bar.name), slot)
-    named = [("bar", axes.y), *(("dashed", line.name) for line in lines)]
-    label = "; ".join(f"{bar.name}: {axes.y_text(bar.y)}" for bar in bars)
+    parts += [frame.reference(line) for line in lines]
+    named = [("bar", axes.y), *((f"dashed {line.colour}", line.name) for line in lines)]
+    label = "; ".join(f"{bar.name}: {axes.value(bar.y)}" for bar in bars)
     return legend(named) + svg(parts, label)
 
 
@@ -249,7 +257,7 @@ def drawn_bar(frame: Frame, bar: Point, slot: float) -> list[Markup]:
     width = min(slot * 0.56, 64.0)
     box = (f"{v:.1f}" for v in (x - width / 2, min(top, foot), width, abs(foot - top)))
     shape = Markup('<rect x="{}" y="{}" width="{}" height="{}" rx="2" class="bar"/>').format(*box)
-    value = frame.axes.y_text(bar.y)
+    value = frame.axes.value(bar.y)
     if foot - top > 34:
         number = text(x, foot - 10, value, "inside middle")
     else:
@@ -261,9 +269,10 @@ def drawn_bar(frame: Frame, bar: Point, slot: float) -> list[Markup]:
 
 
 def wrapped(x: float, y: float, name: str) -> list[Markup]:
-    """A name under a bar: its first word, and the rest on a second line."""
+    """A name under an axis: its first word, and the rest on a second line."""
     head, _, tail = name.partition(" ")
-    return [text(x, y, head, "tick middle"), text(x, y + 14, tail, "tick middle")]
+    lines = [text(x, y, head, "tick middle")]
+    return [*lines, text(x, y + 14, tail, "tick middle")] if tail else lines
 
 
 def scatter_path(points: Sequence[Point], axes: Axes, lines: Sequence[Line] = ()) -> Markup:
@@ -278,11 +287,11 @@ def scatter_path(points: Sequence[Point], axes: Axes, lines: Sequence[Line] = ()
     for p, colour in zip(points, kinds, strict=True):
         parts += whiskers(frame, p, colour)
     for p, colour in zip(points, kinds, strict=True):
-        hint = f"{p.name}: {axes.x_text(p.x)}, {axes.y_text(p.y)}"
+        hint = f"{p.name}: {axes.x_text(p.x)}, {axes.value(p.y)}"
         parts.append(dot(frame.px(p.x), frame.py(p.y), colour, hint, 6))
     places = [(frame.px(p.x), frame.py(p.y), p.name) for p in points]
     parts += labels(places)
-    named = [("dashed", line.name) for line in lines]
+    named = [(f"dashed {line.colour}", line.name) for line in lines]
     return legend(named) + svg(parts, "; ".join(p.name for p in points))
 
 

@@ -106,17 +106,19 @@ def mean(values: Sequence[float]) -> float:
 
 def words(name: str) -> str:
     """A field's or stage's name in words: "false_refusal" -> "False refusal"."""
-    found = name.replace("_", " ").replace(".", " ").split()
+    found = name.replace("_", " ").replace(".", " ").replace("/", " / ").split()
     spoken = " ".join(NAMES.get(word.lower(), word) for word in found)
     return spoken[:1].upper() + spoken[1:]
 
 
 def percent(value: float | None) -> str:
-    """0.8237 -> "82.4 %"; whole percents without a decimal."""
-    if value is None:
-        return DASH
-    shown = f"{100 * value:.1f}"
-    return f"{shown.removesuffix('.0')}\u202f%"
+    """0.8237 -> "82.4 %", with a narrow space that never breaks."""
+    return DASH if value is None else f"{100 * value:.1f}\u202f%"
+
+
+def whole_percent(value: float) -> str:
+    """0.8 -> "80 %": a tick of an axis."""
+    return f"{100 * value:g}\u202f%"
 
 
 def short(value: Any) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from puna.evaluation.report import charts
-from puna.evaluation.report.blocks import Chart, Section, Table
+from puna.evaluation.report.blocks import Chart, Sample, Section, Table
 from puna.evaluation.report.charts import Axes, Point, Series
 from puna.evaluation.report.reading import (
     Results,
@@ -71,10 +71,16 @@ def curve(records: Sequence[Mapping[str, Any]], name: str, where: str) -> list[P
     return found
 
 
+# PPO logs the two rewards and their combination under their own names.
+ALSO = {"reward": ("combined", "helpfulness", "safety")}
+
+
 def names_with(records: Iterable[Mapping[str, Any]], part: str) -> list[str]:
-    """The numeric fields whose name holds a word, in order of appearance."""
+    """The numeric fields of a family, by a word in the name, in order of appearance."""
     seen = {k: None for r in records for k, v in r.items() if isinstance(v, (int, float))}
-    return [name for name in seen if part in name.lower() and name != "step"]
+    return [
+        name for name in seen if name != "step" and (part in name or name in ALSO.get(part, ()))
+    ]
 
 
 def curve_chart(
@@ -91,7 +97,7 @@ def curve_chart(
         series.append(Series(words(name), thinned(points, 40), colour=colour))
     if not series:
         return None
-    axes = Axes("Step", words(part).capitalize(), y_text=lambda v: f"{v:.3g}")
+    axes = Axes("Step", words(part), y_text=lambda v: f"{v:.3g}")
     return Chart(title, "", charts.line_chart(series, axes), how)
 
 
@@ -135,16 +141,23 @@ def ppo(results: Results) -> Section:
 def samples(results: Results) -> Section:
     """Dialogues before and after, side by side."""
     lead = "The same prompt, answered after supervised fine-tuning and by the final model."
-    given = rows(results, "samples")
-    for sample in given:
-        for key in ("before", "after"):
-            text(sample, key, "samples")
-        for message in rows(sample, "prompt", "samples.prompt"):
-            text(message, "role", "samples.prompt")
-            text(message, "content", "samples.prompt")
-    missing = [] if given else ["The results hold no sample dialogues."]
-    title = "Before and after"
-    return Section("samples", title, "", lead, samples=given, missing=missing)
+    found = [sample(record) for record in rows(results, "samples")]
+    missing = [] if found else ["The results hold no sample dialogues."]
+    return Section("samples", "Before and after", "", lead, samples=found, missing=missing)
+
+
+def sample(record: Mapping[str, Any]) -> Sample:
+    """One entry of "samples"; InputError names the field that is not a text."""
+    where = "samples.prompt"
+    return Sample(
+        messages=[
+            (text(message, "role", where), text(message, "content", where))
+            for message in rows(record, "prompt", where)
+        ],
+        before=text(record, "before", "samples"),
+        after=text(record, "after", "samples"),
+        kind=str(record.get("kind") or ""),
+    )
 
 
 def further_tables(results: Results) -> Section | None:
