@@ -87,6 +87,11 @@ def test_the_token_that_crosses_the_line_stays():
     assert kept.tolist() == [[0.5, 0.25, 0.0]]
 
 
+def test_a_token_before_which_exactly_top_p_was_passed_stays():
+    kept = truncate(torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([0.5]), torch.tensor([0]))
+    assert kept.tolist() == [[0.5, 0.25, 0.0]]
+
+
 def test_equal_probabilities_rank_by_id():
     kept = truncate(torch.full((1, 4), 0.25), torch.tensor([1.0]), torch.tensor([3]))
     assert kept.tolist() == [[0.25, 0.25, 0.25, 0.0]]
@@ -128,9 +133,9 @@ def test_a_row_gives_the_same_bits_alone_as_among_neighbours(seed):
         assert torch.equal(alone[1], together[1][one])
 
 
-def test_a_uniform_just_below_one_never_draws_a_token_of_probability_zero():
+def test_a_uniform_near_one_never_draws_a_token_of_probability_zero():
     logits = torch.tensor([[0.0, 0.0, -math.inf, -math.inf]])
-    for uniform in (1 - 2**-24, math.nextafter(1.0, 0.0)):
+    for uniform in (1 - 2**-24, math.nextafter(1.0, 0.0), 1.0):  # the last after rounding
         ids, _ = draw(logits, torch.tensor([uniform], dtype=torch.float64))
         assert ids.tolist() == [1]
 

@@ -9,7 +9,7 @@ from puna.errors import InputError
 from puna.model.transformer import Transformer
 from puna.text.completion import Completion, SamplingParams
 from puna.text.dialog import Dialog
-from puna.text.template import encode_prompt
+from puna.text.template import before_tag, encode_prompt
 from puna.text.tokenizer import Tokenizer
 
 
@@ -111,8 +111,8 @@ class Engine:
         return [min(params.max_tokens, context - len(ids)) for ids in prompts]
 
     def completion(self, answer: Answer) -> Completion:
-        """The finished answer as a record; its text leaves out the end-of-sequence token."""
+        """The finished answer as a record; its text leaves out the end token, and ends before a tag it made up."""
         assert answer.finish is not None
         spoken = answer.ids[:-1] if answer.finish == "stop" else answer.ids
-        text = self.tokenizer.decode(spoken).strip()
+        text = before_tag(self.tokenizer.decode(spoken))
         return Completion(text, tuple(answer.ids), tuple(answer.logprobs), answer.finish)

@@ -74,20 +74,19 @@ class RMSNorm(nn.Module):
 
 
 def rotary_table(head_dim: int, length: int, theta: float) -> Tensor:
-    """cos and sin of every position's angles, [length, head_dim // 2, 2], float32."""
+    """exp(i * angle) for every position and pair, [length, head_dim // 2], complex64."""
     frequency = 1.0 / theta ** (torch.arange(0, head_dim, 2).float() / head_dim)
     angle = torch.outer(torch.arange(length).float(), frequency)
-    return torch.stack((angle.cos(), angle.sin()), dim=-1)
+    return torch.polar(torch.ones_like(angle), angle)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
     """Turn the pairs (2i, 2i+1) of each head by their position's angle: Meta's interleaved convention.
 
-    x is [B, T, heads, head_dim]; cos and sin broadcast over [B, T, 1, head_dim // 2].
+    x is [B, T, heads, head_dim]; turn broadcasts over [B, T, 1, head_dim // 2].
     """
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return turned.flatten(-2).type_as(x)
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2).type_as(x)
 
 
 class Attention(nn.Module):
@@ -101,10 +100,10 @@ class Attention(nn.Module):
         self.wv = nn.Linear(args.dim, args.kv_heads * args.head_dim, bias=False)
         self.wo = nn.Linear(args.n_heads * args.head_dim, args.dim, bias=False)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, kv) -> Tensor:
+    def forward(self, x: Tensor, turn: Tensor, mask: Tensor | None, kv) -> Tensor:
         rows, length, _ = x.shape
-        q = rotate(self.wq(x).view(rows, length, self.n_heads, self.head_dim), *rope)
-        k = rotate(self.wk(x).view(rows, length, self.kv_heads, self.head_dim), *rope)
+        q = rotate(self.wq(x).view(rows, length, self.n_heads, self.head_dim), turn)
+        k = rotate(self.wk(x).view(rows, length, self.kv_heads, self.head_dim), turn)
         v = self.wv(x).view(rows, length, self.kv_heads, self.head_dim)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, heads, T, head_dim]
         if kv is not None:
@@ -139,8 +138,8 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(args.dim, args.norm_eps)
         self.ffn_norm = RMSNorm(args.dim, args.norm_eps)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, kv) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rope, mask, kv)
+    def forward(self, x: Tensor, turn: Tensor, mask: Tensor | None, kv) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), turn, mask, kv)
         return x + self.feed_forward(self.ffn_norm(x))
 
 
@@ -182,7 +181,7 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """The last layer's output after the final norm, [B, T, dim]."""
         table = self.rope[: tokens.shape[1]] if positions is None else self.rope[positions]
-        cos, sin = table.unsqueeze(-3).unbind(-1)  # [(B,) T, 1, head_dim // 2]: one for all heads
+        turn = table.unsqueeze(-2)  # [(B,) T, 1, head_dim // 2]: one for all heads
         if cache is not None:
             assert positions is not None, "a cache needs the position of every token"
             columns = torch.arange(cache.used, device=tokens.device)
@@ -190,7 +189,7 @@ class Transformer(nn.Module):
         x = self.tok_embeddings(tokens)
         for number, layer in enumerate(self.layers):
             kv = None if cache is None else writer(cache, number, positions)
-            x = layer(x, (cos, sin), mask, kv)
+            x = layer(x, turn, mask, kv)
         return self.norm(x)
 
     def forward(

@@ -39,9 +39,8 @@ def truncate(probabilities: Tensor, top_p: Tensor, top_k: Tensor) -> Tensor:
     top-p drops a token when the probability of the more probable ones before it already exceeds
     top_p (Meta's rule: the token that crosses the line stays). Equal probabilities rank by id.
     """
-    cut = (top_p < 1.0) | (top_k > 0)
-    if not cut.any():
-        return probabilities
+    if not ((top_p < 1.0) | (top_k > 0)).any():
+        return probabilities  # what follows would keep all
     ranked = descending(probabilities)
     rank = torch.arange(ranked.shape[1], device=ranked.device)
     dropped = (top_k[:, None] > 0) & (rank >= top_k[:, None])
@@ -54,8 +53,7 @@ def truncate(probabilities: Tensor, top_p: Tensor, top_k: Tensor) -> Tensor:
     above, equal = probabilities > least, probabilities == least
     room = number - above.sum(dim=-1, keepdim=True)  # how many of the equal ones stay
     chosen = above | (equal & (equal.cumsum(dim=-1) <= room))
-    # A row that is not cut keeps all, whatever its neighbours ask for.
-    return torch.where(chosen | ~cut[:, None], probabilities, 0.0)
+    return torch.where(chosen, probabilities, 0.0)
 
 
 def descending(x: Tensor) -> Tensor:
@@ -71,7 +69,7 @@ def invert(weights: Tensor, uniform: Tensor) -> Tensor:
     """The id where the cumulative weight of a row passes uniform * total: [B, V], [B] to [B]."""
     cumulative = weights.double().cumsum(dim=-1)
     total = cumulative[:, -1]
-    below = torch.nextafter(total, torch.zeros_like(total))  # a uniform of 1 - tiny may round up
+    below = torch.nextafter(total, torch.zeros_like(total))  # a uniform kept in float32 may be 1
     target = torch.minimum(uniform.double() * total, below)
     # right: the first id whose cumulative weight exceeds the target, so weight 0 is never drawn
     ids = torch.searchsorted(cumulative, target[:, None].contiguous(), right=True)[:, 0]

@@ -57,13 +57,13 @@ class Learner:
         parameters = [p for p in self.module.parameters() if p.grad is not None]
         for parameter in parameters:
             parameter.grad.div_(max(count, 1))
-        norm = float(optim.clip_gradients(parameters, self.config.clip))
-        if math.isfinite(norm):
+        try:
+            norm = float(optim.clip_gradients(parameters, self.config.clip))
             optim.set_lr(self.optimizer, lr)
             self.optimizer.step()
             self.skipped = 0
-        else:
-            self.skipped += 1
+        except FloatingPointError:  # not finite: nothing was changed
+            norm, self.skipped = math.nan, self.skipped + 1
         self.optimizer.zero_grad(set_to_none=True)
         if self.skipped >= NON_FINITE_LIMIT:
             raise InputError(f"the gradient was not finite {self.skipped} steps in a row; lower optim.lr={lr}")

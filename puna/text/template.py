@@ -104,6 +104,12 @@ def _encode(segment: _Segment, tokenizer: Tokenizer) -> list[int]:
     return ids
 
 
+def before_tag(text: str) -> str:
+    """The text up to the first tag of the chat format, stripped: what a model says is held to the same rule."""
+    found = _TAG.search(text)
+    return (text[: found.start()] if found else text).strip()
+
+
 def _spell(tag: str, tokenizer: Tokenizer) -> list[int]:
     """A tag in byte ids. InputError if the tokenizer itself knows no other way to write it."""
     ids = tokenizer.encode_bytes(tag)
