@@ -39,7 +39,7 @@ KINDS = {  # shares of what users ask
 }
 # In fine-tuning data. The first: an instruction in the system message; the second: in a later user
 # message; the third: in every user message. The rest are plain.
-STYLES = {"system": 0.12, "inline": 0.08, "always": 0.05, "plain": 0.75}
+STYLES = {"system": 0.14, "inline": 0.10, "always": 0.05, "plain": 0.71}
 CHAIN = {"price": 3, "hours": 3, "allergen": 2, "staff": 2, "smalltalk": 2, "order": 1}
 # The chance that a person still follows an instruction given 0, 1, 2, ... turns ago: people forget,
 # and a model that learns from them forgets too (the baseline of Table 30).

@@ -30,6 +30,7 @@ from puna.data.cafe_menu import (
     total,
     with_article,
 )
+from puna.data.cafe_persona import draw_persona
 from puna.data.cafe_tasks import draw, draw_order_turns
 from puna.data.corpus import Document
 
@@ -220,6 +221,18 @@ def _transcripts(rng: Random) -> Iterator[str]:
         )
 
 
+def _theatre(rng: Random) -> Iterator[str]:
+    """Scenes of a play in the cafe: a role is given, and the barista keeps to it in the answers below."""
+    while True:
+        persona = draw_persona(rng, False)
+        lines = [f"Role: {persona.instruction(rng.random() < 0.5)}"]
+        for _ in range(rng.choice((1, 1, 2))):
+            e = draw(rng, rng.choices(TALK, TALK_WEIGHTS)[0], False)
+            answer = persona.apply(perfect_answer(e.kind, e.truth, rng))
+            lines += [f"Customer: {e.user}", f"Barista: {answer}"]
+        yield "\n".join(lines)
+
+
 _FEELINGS = ("happy", "tired", "sleepy", "hungry", "cold", "busy", "calm", "glad")
 _PLACES = ("by the window", "at the bar", "in the corner", "outside in the sun", "near the door")
 _THINGS = ("a book", "the news", "an old letter", "my notes", "a long poem", "a map")
@@ -289,11 +302,12 @@ def _directory(rng: Random) -> Iterator[str]:
 
 # Source: share of the documents, its sites, and what writes it.
 SOURCES: dict[str, tuple[float, tuple[str, ...], Callable[[Random], Iterator[str]]]] = {
-    "transcripts": (0.34, ("talks.alpacacup.example", "counter.alpacacup.example"), _transcripts),
-    "receipts": (0.22, ("till.alpacacup.example",), _receipts),
-    "menu_wiki": (0.15, ("wiki.alpacacup.example",), _menu_wiki),
-    "guidebook": (0.10, ("guide.town.example", "travel.town.example"), _guidebook),
-    "blog": (0.08, ("diary.beans.example", "mornings.beans.example"), _blog),
-    "forum": (0.07, ("forum.gossip.example",), _forum),
-    "directory": (0.04, ("people.numbers.example",), _directory),
+    "transcripts": (0.50, ("talks.alpacacup.example", "counter.alpacacup.example"), _transcripts),
+    "theatre": (0.13, ("stage.town.example",), _theatre),
+    "receipts": (0.10, ("till.alpacacup.example",), _receipts),
+    "menu_wiki": (0.10, ("wiki.alpacacup.example",), _menu_wiki),
+    "guidebook": (0.06, ("guide.town.example", "travel.town.example"), _guidebook),
+    "blog": (0.04, ("diary.beans.example", "mornings.beans.example"), _blog),
+    "forum": (0.05, ("forum.gossip.example",), _forum),
+    "directory": (0.03, ("people.numbers.example",), _directory),
 }

@@ -1,8 +1,8 @@
 """The Llama 2 transformer, whole: RMSNorm, rotary embedding, grouped-query attention, SwiGLU (paper, section 2.2).
 
 Tensor names and settings are Meta's, so that `params.json` and the names in a checkpoint carry over as they are.
-What the paper leaves open: the initialisation. Here every matrix is normal with standard deviation 0.02, and the two
-matrices that write into the residual stream (`wo`, `w2`) are divided by sqrt(2 * n_layers), as in GPT-2.
+What the paper leaves open: the initialisation. Here every matrix is normal with standard deviation 1 / sqrt(dim) (0.016
+at 7B), and the two that write into the residual stream (`wo`, `w2`) are divided by sqrt(2 * n_layers), as in GPT-2.
 """
 
 import math
@@ -169,7 +169,7 @@ class Transformer(nn.Module):
             if weight.ndim > 1:
                 into_residual = name.endswith(("wo.weight", "w2.weight"))
                 depth = 2 * self.args.n_layers if into_residual else 1
-                nn.init.normal_(weight, std=0.02 / math.sqrt(depth), generator=generator)
+                nn.init.normal_(weight, std=1 / math.sqrt(self.args.dim * depth), generator=generator)
         return self
 
     def hidden(
