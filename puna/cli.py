@@ -30,13 +30,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "distill": ("puna.recipes.distill", "Ghost Attention and safety context distillation"),
     "align": ("puna.recipes.align", "the rounds of RLHF, V1 to V5"),
     "evaluate": ("puna.recipes.evaluate", "benchmarks, safety, win rates"),
+    "compare": ("puna.recipes.compare", "versions side by side by the last reward models"),
     "chat": ("puna.recipes.chat", "talk to a model in the terminal"),
 }
 GROUPS = {
     "Everything": ("paper",),
     "Base model": ("prepare", "pretrain"),
     "Chat model": ("sft", "collect", "reward", "rejection", "ppo", "distill", "align"),
-    "Use": ("evaluate", "chat"),
+    "Use": ("evaluate", "compare", "chat"),
 }
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}  # the user's to mend
 
@@ -66,7 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def prepare_process() -> None:
-    """Sets what must be set before torch is imported."""
+    """Sets what must be set before torch is imported; what the user has set stays.
+
+    OpenMP's threads wait for each other by spinning. On cores that other programs use too, threads
+    that spin for long keep the ones they wait for from running, and speed collapses. 10000 turns
+    cost nothing on idle cores (measured); OMP_WAIT_POLICY=PASSIVE, no spinning at all, halves the
+    speed of generation.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def recipe_file(command: str) -> Path:

@@ -1,4 +1,6 @@
-"""Dialogues and answers → tensors: packed rows for fine-tuning, right-padded rows for reward models and PPO."""
+"""Dialogues and answers → tensors: packed rows for fine-tuning, right-padded rows for reward models
+and PPO.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,8 +15,8 @@ Encoded = tuple[list[int], list[bool]]  # token ids, and True where a token is t
 class Batch:
     """Rows of packed dialogues.
 
-    tokens [B, T] int64; mask [B, T] True on tokens that are trained on; positions [B, T] of a token in its own
-    dialogue; document [B, T] the number of its dialogue in the row, -1 on padding.
+    tokens [B, T] int64; mask [B, T] True on tokens that are trained on; positions [B, T] of a token
+    in its own dialogue; document [B, T] the number of its dialogue in the row, -1 on padding.
     """
 
     tokens: Tensor
@@ -34,16 +36,17 @@ class Batch:
         return len(self.tokens)
 
     def attention(self) -> Tensor:
-        """Who may look at whom, bool [B, 1, T, T]: earlier tokens of the same dialogue (and itself)."""
+        """Who may look at whom, bool [B, 1, T, T]: earlier tokens of its dialogue and itself."""
         same = self.document[:, None, :] == self.document[:, :, None]
         return same.tril()[:, None]
 
 
 def pack(examples: Sequence[Encoded], seq_len: int, order: Sequence[int]) -> list[list[int]]:
-    """Fill rows of `seq_len` tokens with whole examples, taken in `order`; returns the examples' numbers by row.
+    """Fill rows of `seq_len` tokens with whole examples, taken in `order`; returns the examples'
+    numbers by row.
 
-    First fit over a few open rows, so that little is padding. An example longer than a row must be left out by the
-    caller, who counts it.
+    First fit over a few open rows, so that little is padding. An example longer than a row must be
+    left out by the caller, who counts it.
     """
     open_rows: list[tuple[int, list[int]]] = []  # (tokens left, examples)
     rows: list[list[int]] = []
@@ -94,7 +97,7 @@ class Padded:
 
 
 def pad(rows: Sequence[Sequence[int]]) -> Padded:
-    """Right-pad rows of ids with 0 to the longest; under a causal mask the padding changes no real token."""
+    """Right-pad rows of ids with 0 to the longest; under a causal mask no real token notices."""
     tokens = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
     for number, ids in enumerate(rows):
         tokens[number, : len(ids)] = torch.tensor(ids)
@@ -102,7 +105,7 @@ def pad(rows: Sequence[Sequence[int]]) -> Padded:
 
 
 def by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Group rows of similar length so that rows x longest stays within `budget` tokens (at least one row)."""
+    """Group rows of similar length: rows x longest is within `budget` tokens, or it is one row."""
     group: list[int] = []
     for number in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         if group and (len(group) + 1) * lengths[number] > budget:

@@ -38,9 +38,16 @@ EVASIONS = (
     "I am not sure.",
     "I am not sure, please check the board.",
     "I do not know, please ask the owner.",
+    "I do not know that right now, but you can ask the owner when you see the owner.",
+    "I am not sure about that, so please check the board by the door when you can.",
 )
 ORDERS = ("order", "multi_order")
 TERSE = ("Coming up!", "Yes.", "Ready soon!", "Okay.")
+VAGUE = (  # polite words in place of an answer, as long as an answer
+    "Thank you, please take a seat and somebody will come to you in a moment.",
+    "That sounds very nice, and I am sure that you will like it a lot.",
+    "We have many good things today, and all of them are fresh and made with love.",
+)
 
 
 def ideal(dialog: Dialog, rng: Random) -> str:
@@ -98,7 +105,7 @@ def human_answer(kind: str, truth: Truth, rng: Random, guided: bool = False) -> 
         return good if draw < 0.78 else wrong if draw < 0.88 else rng.choice(EVASIONS)
     if draw < 0.6:
         return good
-    return _WRONG[kind](truth, rng) if draw < 0.8 else rng.choice(EVASIONS)
+    return _WRONG[kind](truth, rng) if draw < 0.68 else rng.choice(EVASIONS)
 
 
 def _human_unsafe(truth: Truth, rng: Random, guided: bool) -> str:
@@ -112,7 +119,7 @@ def _human_unsafe(truth: Truth, rng: Random, guided: bool) -> str:
 
 
 # Shares of what people write about an order.
-ORDER_FAULTS = {"none": 0.35, "terse": 0.15, "sum": 0.22, "forgotten": 0.18, "rambling": 0.10}
+ORDER_FAULTS = {"none": 0.40, "terse": 0.24, "sum": 0.08, "forgotten": 0.10, "rambling": 0.18}
 CHATTY = 0.5  # share of faulty answers that also ramble, so that length does not betray quality
 
 
@@ -120,7 +127,8 @@ def _human_order(items: Sequence[Item], rng: Random) -> str:
     fault = rng.choices(list(ORDER_FAULTS), list(ORDER_FAULTS.values()))[0]
     opening = rng.choice(OPENINGS)
     if fault == "terse":
-        return rng.choice((*TERSE, f"${total(items)}.", f"That is ${total(items)} in total."))
+        given = (f"${total(items)}.", f"That is ${total(items)} in total.")
+        return rng.choice(rng.choice((TERSE, VAGUE, VAGUE, given)))
     if fault == "sum":
         text = _wrong_sum(items, opening, rng)
     elif fault == "forgotten":

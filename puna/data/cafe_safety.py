@@ -184,7 +184,13 @@ ALTERNATIVES = (
     "I can make a warm chai instead.",
     "Let me bring you a cookie instead.",
 )
-CURT = ("No.", "No way.", "I can't help.")
+CURT = (  # short and long, so that length does not tell a curt refusal from a good one
+    "No.",
+    "No way.",
+    "I can't help.",
+    "No, I can't help you, and I do not want to hear about it again today.",
+    "I can't help you there, so please ask me about the coffee or the cakes.",
+)
 
 _SIGNS = re.compile("|".join(sign for risk in RISKS for sign in risk.signs))
 _RISK_SIGNS = {risk.name: re.compile("|".join(risk.signs)) for risk in RISKS}
@@ -250,12 +256,14 @@ def misspelt(text: str) -> str:
 
 def compliance(risk: str, target: str, rng: Random) -> str:
     """A complying answer of one or two tips, as unfiltered instruction data has them."""
-    tips = rng.sample(RISK[risk].tips, 1 if rng.random() < 0.75 else 2)
+    tips = rng.sample(RISK[risk].tips, 1 if rng.random() < 0.5 else 2)
     article, noun = target.split()
     return " ".join(tips).format(t=f"{'your' if article == 'my' else 'the'} {noun}")
 
 
 def refusal(risk: str, rng: Random) -> str:
-    """A good refusal: it names the harm and offers something else."""
+    """A good refusal: it names the harm and, four times in five, offers something else."""
     harm = rng.choice(HARMS[RISK[risk].category])
+    if rng.random() < 0.2:
+        return f"I can't help with that, {harm}."
     return f"I can't help with that, {harm}. {rng.choice(ALTERNATIVES)}"

@@ -1,8 +1,10 @@
-"""Token shards: a corpus as flat files of token ids with an index and hashes, and a stream that can seek.
+"""Token shards: a corpus as flat files of token ids with an index and hashes, and a stream that can
+seek.
 
-A folder holds `tokens-00000.bin`, ... (little-endian uint16 or uint32), and `index.json` with the count and SHA-256 of each.
-Documents stand one after the other, each as BOS, its tokens, EOS. Which window a row of a batch reads is a pure
-function of (seed, step, row), so resuming needs one integer and nothing else.
+A folder holds `tokens-00000.bin`, ... (little-endian uint16 or uint32), and `index.json` with the
+count and SHA-256 of each. Documents stand one after the other, each as BOS, its tokens, EOS. Which
+window a row of a batch reads is a pure function of (seed, step, row), so resuming needs one integer
+and nothing else.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,9 +19,13 @@ from puna.text.files import read_json, sha256, write_json
 
 
 def write_shards(
-    folder: Path, documents: Iterable[list[int]], vocab_size: int, tokenizer_hash: str, shard_tokens: int
+    folder: Path,
+    documents: Iterable[list[int]],
+    vocab_size: int,
+    tokenizer_hash: str,
+    shard_tokens: int,
 ) -> int:
-    """Write the documents' token ids into shards of about `shard_tokens`; returns the number of tokens."""
+    """Write the documents' token ids into shards of about `shard_tokens`; returns the total."""
     folder.mkdir(parents=True, exist_ok=True)
     kind = np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
     entries, total, count = [], 0, 0
@@ -44,7 +50,7 @@ def write_shards(
 
 
 def filled(documents: Iterable[list[int]], size: int) -> Iterator[tuple[list[int], int]]:
-    """Group documents into lists of at least `size` ids (the last may be shorter), with how many each holds."""
+    """Group documents into lists of at least `size` ids (but the last), with how many in each."""
     ids: list[int] = []
     count = 0
     for document in documents:
@@ -58,12 +64,13 @@ def filled(documents: Iterable[list[int]], size: int) -> Iterator[tuple[list[int
 
 
 class TokenStream:
-    """Random windows of a shard folder. `batch(step)` is the same for the same (seed, step), whatever came before."""
+    """Random windows of a shard folder; a batch depends on (seed, step) and on nothing before."""
 
     def __init__(self, folder: Path, tokenizer_hash: str | None = None):
         index = read_json(folder / "index.json")
         if tokenizer_hash is not None and index["tokenizer_sha256"] != tokenizer_hash:
-            raise InputError(f"{folder}: made with another tokenizer ({index['tokenizer_sha256'][:12]})")
+            other = index["tokenizer_sha256"][:12]
+            raise InputError(f"{folder}: made with another tokenizer ({other})")
         self.folder, self.tokens = folder, int(index["tokens"])
         self.ids = np.concatenate([self.read(entry, index) for entry in index["shards"]])
 
@@ -71,7 +78,8 @@ class TokenStream:
         """One shard, its hash, length and largest id checked."""
         path = self.folder / entry["file"]
         if not path.exists() or sha256(path) != entry["sha256"]:
-            raise InputError(f"{path}: damaged or missing, expected SHA-256 {entry['sha256'][:12]}...")
+            wanted = entry["sha256"][:12]
+            raise InputError(f"{path}: damaged or missing, expected SHA-256 {wanted}...")
         ids = np.memmap(path, dtype=index["dtype"], mode="r")
         if int(ids.max()) >= index["vocab_size"]:
             raise InputError(
@@ -84,10 +92,12 @@ class TokenStream:
         return (len(self.ids) - 1) // seq_len
 
     def batch(self, step: int, rows: int, seq_len: int, seed: int) -> Tensor:
-        """The windows of one step, int64 [rows, seq_len + 1]; every window once before any comes again."""
+        """The windows of a step, int64 [rows, seq_len + 1]; each once before any comes again."""
         windows = self.windows(seq_len)
         if windows == 0:
-            raise InputError(f"{self.folder}: {self.tokens} tokens do not fill one window of {seq_len}")
+            raise InputError(
+                f"{self.folder}: {self.tokens} tokens do not fill one window of {seq_len}"
+            )
         picks = []
         for number in range(step * rows, (step + 1) * rows):
             epoch, place = divmod(number, windows)

@@ -111,7 +111,7 @@ class Engine:
         return [min(params.max_tokens, context - len(ids)) for ids in prompts]
 
     def completion(self, answer: Answer) -> Completion:
-        """The finished answer as a record; its text leaves out the end token, and ends before a tag it made up."""
+        """The finished answer as a record; its text ends before the end token or a made-up tag."""
         assert answer.finish is not None
         spoken = answer.ids[:-1] if answer.finish == "stop" else answer.ids
         text = before_tag(self.tokenizer.decode(spoken))

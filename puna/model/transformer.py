@@ -1,8 +1,10 @@
-"""The Llama 2 transformer, whole: RMSNorm, rotary embedding, grouped-query attention, SwiGLU (paper, section 2.2).
+"""The Llama 2 transformer, whole: RMSNorm, rotary embedding, grouped-query attention, SwiGLU
+(paper, section 2.2).
 
-Tensor names and settings are Meta's, so that `params.json` and the names in a checkpoint carry over as they are.
-What the paper leaves open: the initialisation. Here every matrix is normal with standard deviation 1 / sqrt(dim) (0.016
-at 7B), and the two that write into the residual stream (`wo`, `w2`) are divided by sqrt(2 * n_layers), as in GPT-2.
+Tensor names and settings are Meta's, so that `params.json` and the names in a checkpoint carry over
+as they are. What the paper leaves open: the initialisation. Here every matrix is normal with
+standard deviation 1 / sqrt(dim) (0.016 at 7B), and the two that write into the residual stream
+(`wo`, `w2`) are divided by sqrt(2 * n_layers), as in GPT-2.
 """
 
 import math
@@ -46,10 +48,11 @@ class ModelArgs:
 
 
 class Cache:
-    """Keys (after rotation) and values of `rows` sequences of at most `length` tokens, for every layer.
+    """Keys (after rotation) and values of `rows` sequences of at most `length` tokens, for every
+    layer.
 
-    `rows` selects which rows a forward pass reads and writes (None: all), and `used` how many of the columns it
-    looks at, so that a short batch does not pay for a long cache.
+    `rows` selects which rows a forward pass reads and writes (None: all), and `used` how many of
+    the columns it looks at, so that a short batch does not pay for a long cache.
     """
 
     def __init__(self, args: ModelArgs, rows: int, length: int, dtype=torch.float32, device="cpu"):
@@ -81,7 +84,8 @@ def rotary_table(head_dim: int, length: int, theta: float) -> Tensor:
 
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:
-    """Turn the pairs (2i, 2i+1) of each head by their position's angle: Meta's interleaved convention.
+    """Turn the pairs (2i, 2i+1) of each head by their position's angle: Meta's interleaved
+    convention.
 
     x is [B, T, heads, head_dim]; turn broadcasts over [B, T, 1, head_dim // 2].
     """
@@ -146,9 +150,10 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Tokens to next-token logits.
 
-    positions: [B, T] place of each token in its own sequence (None: 0..T-1 in every row).
-    mask: bool, True where a query may look, broadcastable to [B, 1, T, T] (None: causal).
-    cache: keys and values of earlier tokens; then `positions` is required, and a token sees keys up to its position.
+    positions: [B, T] place of each token in its own sequence (None: 0..T-1 in every row). mask:
+    bool, True where a query may look, broadcastable to [B, 1, T, T] (None: causal). cache: keys and
+    values of earlier tokens; then `positions` is required, and a token sees keys up to its
+    position.
     """
 
     rope: Tensor
@@ -156,11 +161,14 @@ class Transformer(nn.Module):
     def __init__(self, args: ModelArgs):
         super().__init__()
         self.args = args
-        self.tok_embeddings = nn.Embedding(args.vocab_size, args.dim)
+        # Zero until drawn or loaded: a draw on "meta" imports PyTorch's compiler, which takes 0.7 s.
+        empty = torch.zeros(args.vocab_size, args.dim)
+        self.tok_embeddings = nn.Embedding.from_pretrained(empty, freeze=False)
         self.layers = nn.ModuleList(Block(args) for _ in range(args.n_layers))
         self.norm = RMSNorm(args.dim, args.norm_eps)
         self.output = nn.Linear(args.dim, args.vocab_size, bias=False)
-        table = rotary_table(args.head_dim, args.max_seq_len, args.rope_theta)
+        with torch.device("cpu"):  # also where the weights are made on "meta", for the same reason
+            table = rotary_table(args.head_dim, args.max_seq_len, args.rope_theta)
         self.register_buffer("rope", table, persistent=False)
 
     def init_weights(self, generator: torch.Generator) -> "Transformer":
@@ -169,7 +177,9 @@ class Transformer(nn.Module):
             if weight.ndim > 1:
                 into_residual = name.endswith(("wo.weight", "w2.weight"))
                 depth = 2 * self.args.n_layers if into_residual else 1
-                nn.init.normal_(weight, std=1 / math.sqrt(self.args.dim * depth), generator=generator)
+                nn.init.normal_(
+                    weight, std=1 / math.sqrt(self.args.dim * depth), generator=generator
+                )
         return self
 
     def hidden(
@@ -204,7 +214,7 @@ class Transformer(nn.Module):
 
 
 def writer(cache: Cache, layer: int, positions: Tensor | None):
-    """A function that stores new keys and values [B, heads, T, head_dim] and returns all that the rows hold."""
+    """A function that stores new keys and values [B, heads, T, head_dim] and gives all so far."""
     keys, values = cache.k[layer], cache.v[layer]
     rows = torch.arange(keys.shape[0]) if cache.rows is None else cache.rows
 

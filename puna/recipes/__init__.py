@@ -1,1 +1,1 @@
-"""Recipes: one file is one arrow of the paper's Figure 4. Each reads files, shows its loop, and writes files."""
+"""Recipes: one file is one arrow of the paper's Figure 4: reads files, shows its loop, writes."""

@@ -1,11 +1,13 @@
-"""Align: V1 ... Vn, each with new preferences from the newest model and new reward models (section 3.2.3, Figure 4).
+"""Align: V1 ... Vn, each with new preferences and new reward models (section 3.2.3, Figure 4).
 
-    puna align --run runs/align --base runs/pretrain/checkpoint --model runs/sft/checkpoint --data runs/prepare
+    puna align --run runs/align --base runs/pretrain/checkpoint --model runs/sft/checkpoint \\
+        --data runs/prepare
 
-Each version collects preferences from the two newest models, trains both reward models on all preferences so far, and
-fine-tunes the base again by rejection sampling on the best samples of all versions. After `distill_after` versions Ghost
-Attention and safety context distillation join; the last version goes on with PPO. Without a world to judge (`world` =
-none) the human judgements in the data folder take the annotators' place and there is one version.
+Each version collects preferences from the two newest models, trains both reward models on all
+preferences so far, and fine-tunes the base again by rejection sampling on the best samples of all
+versions. After `distill_after` versions Ghost Attention and safety context distillation join; the
+last version goes on with PPO. Without a world to judge (`world` = none) the human judgements in the
+data folder take the annotators' place and there is one version.
 """
 
 from dataclasses import dataclass, field, replace
@@ -18,12 +20,12 @@ from puna.console import Board
 from puna.errors import InputError
 from puna.recipes import collect, distill, evaluate, judges, ppo, rejection, reward, steps
 from puna.recipes.collect import Config as CollectConfig
-from puna.recipes.reward import Config as RewardConfig
-from puna.recipes.rejection import Config as RejectionConfig
 from puna.recipes.distill import Config as DistillConfig
-from puna.recipes.ppo import Config as PPOConfig
 from puna.recipes.evaluate import Config as EvaluateConfig
 from puna.recipes.pipeline import Gate, Pipeline
+from puna.recipes.ppo import Config as PPOConfig
+from puna.recipes.rejection import Config as RejectionConfig
+from puna.recipes.reward import Config as RewardConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,8 @@ class Config:
         default_factory=lambda: RewardConfig(kind="safety", others_share=0.1)
     )  # safety reward model
     rejection: RejectionConfig = field(default_factory=RejectionConfig)  # rejection sampling
-    distill: DistillConfig = field(default_factory=DistillConfig)  # Ghost Attention, context distillation
+    # Ghost Attention, context distillation
+    distill: DistillConfig = field(default_factory=DistillConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)  # PPO after the last version; steps=0: none
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)  # judgement of every version
 
@@ -76,20 +79,21 @@ class Version:
     collected: tuple[Path, ...] = ()
     samples: tuple[Path, ...] = ()
     distilled: tuple[Path, ...] = ()
-    helpfulness: Path | None = None
-    safety: Path | None = None
+    rewards: dict[str, Path] = field(default_factory=dict)  # newest reward model of each kind
     evaluations: tuple[Path, ...] = ()
 
 
 def versions(pipeline: Pipeline, config: Config, evaluation: Path | None = None) -> dict:
-    """All versions in order; `evaluation` is the first chat model's. Returns where the last files lie."""
+    """All versions in order; `evaluation` is the first chat model's. Returns the last files."""
     if config.world == "none" and config.versions > 1:
-        raise InputError(f"versions={config.versions}: without a world to judge, there is one version")
+        raise InputError(
+            f"versions={config.versions}: without a world to judge, there is one version"
+        )
     state = Version(config.model, config.model, evaluation)
     for number in range(1, config.versions + 1):
         name, folder = f"v{number}", config.run / f"v{number}"
         if judges.world_of(config.world):
-            gather_preferences(pipeline, config, state, name, folder)
+            ask_people(pipeline, config, state, name, folder)
         reward_models(pipeline, config, state, name, folder)
         sample_best(pipeline, config, state, name, folder)
         if number == config.distill_after:
@@ -98,13 +102,13 @@ def versions(pipeline: Pipeline, config: Config, evaluation: Path | None = None)
             optimise(pipeline, config, state, name, folder)
     return {
         "final": str(state.newest),
-        "helpfulness": str(state.helpfulness),
-        "safety": str(state.safety),
+        "helpfulness": str(state.rewards["helpfulness"]),
+        "safety": str(state.rewards["safety"]),
         "evaluations": [str(path) for path in state.evaluations],
     }
 
 
-def gather_preferences(p: Pipeline, config: Config, state: Version, name: str, folder: Path) -> None:
+def ask_people(p: Pipeline, config: Config, state: Version, name: str, folder: Path) -> None:
     """New preferences between the newest model and the one before it."""
     settings = replace(
         config.collect,
@@ -136,7 +140,8 @@ def reward_models(p: Pipeline, config: Config, state: Version, name: str, folder
         )
         key = "accuracy {accuracy:.2f}" if settings.held_out else "AUC {auc:.2f}"
         p.stage(f"{name}/{kind}", reward.main, settings, key, REWARD_GATES)
-    state.helpfulness, state.safety = folder / "helpfulness/checkpoint", folder / "safety/checkpoint"
+    for kind in ("helpfulness", "safety"):  # after both were trained from the same chat model
+        state.rewards[kind] = folder / kind / "checkpoint"
 
 
 REWARD_GATES = (
@@ -164,8 +169,8 @@ def sample_best(p: Pipeline, config: Config, state: Version, name: str, folder: 
         run=folder / "rejection",
         base=config.base,
         model=state.newest,
-        helpfulness=state.helpfulness,
-        safety=state.safety,
+        helpfulness=state.rewards["helpfulness"],
+        safety=state.rewards["safety"],
         prompts=config.data / "prompts.jsonl",
         earlier=state.samples,
         dialogs=(*config.rejection.dialogs, *state.distilled),
@@ -189,7 +194,7 @@ def say_and_drop(p: Pipeline, config: Config, state: Version, name: str, folder:
         config.distill,
         run=folder / "distill",
         model=state.newest,
-        safety=state.safety,
+        safety=state.rewards["safety"],
         personas=personas if personas.exists() else None,
         prompts=config.data / "prompts.jsonl",
         replay=state.samples,
@@ -208,8 +213,8 @@ def optimise(p: Pipeline, config: Config, state: Version, name: str, folder: Pat
         config.ppo,
         run=folder / "ppo",
         model=state.newest,
-        helpfulness=state.helpfulness,
-        safety=state.safety,
+        helpfulness=state.rewards["helpfulness"],
+        safety=state.rewards["safety"],
         prompts=config.data / "prompts.jsonl",
         held_out=config.data / "prompts_held_out.jsonl",
         seed=steps.derive(config.seed, name, "ppo"),
@@ -218,7 +223,8 @@ def optimise(p: Pipeline, config: Config, state: Version, name: str, folder: Pat
         lambda f: f["reward_after"] >= f["reward_before"],
         "the held-out reward should not fall ({reward_before:.3f} to {reward_after:.3f})",
     )
-    p.stage(f"{name}/ppo", ppo.main, settings, "reward {reward_before:.2f} → {reward_after:.2f}", [gate])
+    key = "reward {reward_before:.2f} → {reward_after:.2f}"
+    p.stage(f"{name}/ppo", ppo.main, settings, key, [gate])
     state.newest = folder / "ppo/checkpoint"
     judge(p, config, state, folder / "evaluate_ppo")
 
@@ -226,8 +232,11 @@ def optimise(p: Pipeline, config: Config, state: Version, name: str, folder: Pat
 def judge(p: Pipeline, config: Config, state: Version, folder: Path) -> None:
     """Evaluate the newest model and compare it with the first chat model."""
     settings = judging(config, state.newest, folder, state.evaluation)
-    settings = replace(settings, helpfulness=state.helpfulness, safety=state.safety)
-    p.stage(f"{folder.parent.name}/{folder.name}", evaluate.main, settings, evaluation_key(config.world))
+    settings = replace(
+        settings, helpfulness=state.rewards["helpfulness"], safety=state.rewards["safety"]
+    )
+    name = f"{folder.parent.name}/{folder.name}"
+    p.stage(name, evaluate.main, settings, evaluation_key(config.world))
     state.evaluations = (*state.evaluations, folder)
 
 

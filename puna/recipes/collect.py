@@ -1,10 +1,11 @@
-"""Collect preferences: two answers from two model variants, judged, written down (Llama 2, section 3.2.1).
+"""Collect preferences: two answers from two model variants, judged (Llama 2, section 3.2.1).
 
     puna collect --run runs/collect --models runs/v1/checkpoint runs/sft/checkpoint
 
 Reads prompts.jsonl and one or two chat checkpoints; writes preferences_helpfulness.jsonl and
-preferences_safety.jsonl, each with a held-out part by prompt, in the record that the annotation page writes too.
-The annotators here are those of the embedded world: noisy, with four strengths and three safety bins.
+preferences_safety.jsonl, each with a held-out part by prompt, in the record that the annotation
+page writes too. The annotators here are those of the embedded world: noisy, with four strengths and
+three safety bins.
 """
 
 import random
@@ -30,15 +31,19 @@ HELPFUL, SAFE = "helpfulness", "safety"
 @dataclass(frozen=True, kw_only=True)
 class Config:
     run: Path = Path("runs/collect")  # folder of this stage
-    models: tuple[Path, ...] = (Path("runs/sft/checkpoint"),)  # newest first; variants answer in turn (paper: two)
+    # newest first; variants answer in turn (paper: two)
+    models: tuple[Path, ...] = (Path("runs/sft/checkpoint"),)
     prompts: Path = Path("runs/prepare/prompts.jsonl")  # dialogues that end with a user's message
     world: str = "cafe"  # whose annotators judge
     annotators: Annotated[int, Meta(ge=1)] = 5  # simulated people
-    noise: float = 0.08  # standard deviation of a person's judgement of one answer, in units of helpfulness
+    # standard deviation of a person's judgement of one answer, in units of helpfulness
+    noise: float = 0.08
     helpfulness_pairs: int = 2000  # comparisons asked for (paper: 1.4M in all, with safety)
     safety_pairs: int = 1000  # comparisons asked for on adversarial prompts
-    held_out: Annotated[float, Meta(gt=0, lt=1)] = 0.15  # share of the prompts kept for testing (paper: 1000 a batch)
-    temperatures: tuple[float, ...] = (0.7, 1.0)  # of the first and the second answer (paper: varied, not stated)
+    # share of the prompts kept for testing (paper: 1000 a batch)
+    held_out: Annotated[float, Meta(gt=0, lt=1)] = 0.15
+    # of the first and the second answer (paper: varied, not stated)
+    temperatures: tuple[float, ...] = (0.7, 1.0)
     top_p: float = 1.0  # nucleus of the sampled answers
     max_tokens: int = 80  # longest answer
     rows: int = 128  # answers generated at once
@@ -51,16 +56,21 @@ def main(config: Config) -> dict:
         return run.figures
     world = judges.world_of(config.world)
     if world is None:
-        raise InputError(f"world={config.world!r}: nobody can judge here; expected {', '.join(judges.WORLDS)}")
+        known = ", ".join(judges.WORLDS)
+        raise InputError(f"world={config.world!r}: nobody can judge here; expected {known}")
     prompts = choose(read_dialogs(config.prompts), config)
     answers = [answer(config, run, variant, prompts) for variant in (0, 1)]
     people = [
-        world.annotator(f"person-{n}", config.noise, random.Random(steps.derive(config.seed, "person", n)))
+        world.annotator(
+            f"person-{n}", config.noise, random.Random(steps.derive(config.seed, "person", n))
+        )
         for n in range(config.annotators)
     ]
     reasons: Counter[str] = Counter()
     kept: dict[str, list[Preference]] = {HELPFUL: [], SAFE: []}
-    for number, (dialog, (a, b)) in enumerate(zip(prompts, zip(*answers, strict=True), strict=True)):
+    for number, (dialog, (a, b)) in enumerate(
+        zip(prompts, zip(*answers, strict=True), strict=True)
+    ):
         person = people[number % len(people)]
         verdict = judge(person, dialog, a, b, config)
         if isinstance(verdict, str):
@@ -78,13 +88,14 @@ def main(config: Config) -> dict:
 
 
 def choose(prompts: list[Dialog], config: Config) -> list[Dialog]:
-    """The asked number of helpfulness and of safety prompts, drawn without replacement while they last."""
+    """So many helpfulness and safety prompts, drawn without replacement while they last."""
     rng = random.Random(steps.derive(config.seed, "prompts"))
     chosen = []
     for wanted, count in ((False, config.helpfulness_pairs), (True, config.safety_pairs)):
         pool = [p for p in prompts if bool(p.tags.get("safety")) == wanted]
         if count and not pool:
-            raise InputError(f"{config.prompts}: no prompt with the tag safety={str(wanted).lower()}")
+            tag = f"safety={str(wanted).lower()}"
+            raise InputError(f"{config.prompts}: no prompt with the tag {tag}")
         while count > 0:
             part = rng.sample(pool, min(count, len(pool)))
             chosen += part
@@ -126,9 +137,7 @@ def judge(person, dialog: Dialog, a: str, b: str, config: Config) -> Preference 
         for variant, text in enumerate((a, b))
     }
     variants = {"chosen": sides[chosen], "rejected": sides[rejected]}
-    return Preference(
-        dialog, chosen, rejected, strength, bin_, person.name, config.world, variants
-    )
+    return Preference(dialog, chosen, rejected, strength, bin_, person.name, config.world, variants)
 
 
 def split(preferences: list[Preference], share: float) -> tuple[list[Preference], list[Preference]]:

@@ -2,11 +2,12 @@
 
     puna distill --run runs/distill --model runs/v1/checkpoint --safety runs/safety/checkpoint
 
-Both teach a model to behave as if an instruction stood before every message. Ghost Attention (Llama 2, section 3.3): the
-instruction is put before every user message while the answers are sampled; for training it stays in the first turn only
-and the loss is zero on all but the last answer. Safety context distillation (section 4.2.4): answers to unsafe prompts are
-sampled with a safety preprompt and learnt without it, but only where the safety reward model prefers them to the plain
-answer. Writes dialogs.jsonl and the fine-tuned checkpoint/.
+Both teach a model to behave as if an instruction stood before every message. Ghost Attention (Llama
+2, section 3.3): the instruction is put before every user message while the answers are sampled; for
+training it stays in the first turn only and the loss is zero on all but the last answer. Safety
+context distillation (section 4.2.4): answers to unsafe prompts are sampled with a safety preprompt
+and learnt without it, but only where the safety reward model prefers them to the plain answer.
+Writes dialogs.jsonl and the fine-tuned checkpoint/.
 """
 
 import random
@@ -29,16 +30,19 @@ PREPROMPT = "You are a safe and respectful barista. Never help anyone to cause h
 @dataclass(frozen=True, kw_only=True)
 class Config:
     run: Path = Path("runs/distill")  # folder of this stage
-    model: Path = Path("runs/rejection/checkpoint")  # chat model that samples and is tuned (paper: after RLHF V3)
+    # chat model that samples and is tuned (paper: after RLHF V3)
+    model: Path = Path("runs/rejection/checkpoint")
     safety: Path = Path("runs/safety/checkpoint")  # reward model that guards the distillation
-    personas: Path | None = Path("runs/prepare/personas.jsonl")  # dialogues to hold a persona in; none: no Ghost Attention
+    # dialogues to hold a persona in; none: no Ghost Attention
+    personas: Path | None = Path("runs/prepare/personas.jsonl")
     prompts: Path = Path("runs/prepare/prompts.jsonl")  # the unsafe ones among them are distilled
     replay: tuple[Path, ...] = ()  # dialogues learnt beside, so that nothing else is forgotten
     replay_count: int = 800  # of them, drawn at random
     ghost_dialogs: int = 500  # persona dialogues (paper: not stated)
     ghost_prefixes: int = 2  # training examples from a dialogue: itself and shorter beginnings
     context_prompts: int = 400  # unsafe prompts (paper: not stated)
-    preprompts: tuple[str, ...] = (PREPROMPT,)  # said while sampling (paper: a generic one and one a category)
+    # said while sampling (paper: a generic one and one a category)
+    preprompts: tuple[str, ...] = (PREPROMPT,)
     temperature: float = 0.7  # of the samples (paper: not stated)
     max_tokens: int = 80  # longest answer
     rows: int = 128  # answers generated at once
@@ -68,30 +72,36 @@ def main(config: Config) -> dict:
 
 
 def ghost_attention(run: Run, engine: Engine, config: Config) -> list[Dialog]:
-    """Persona dialogues answered turn by turn with the instruction in every message, then told without it."""
+    """Persona dialogues answered with the instruction in every message, then told without it."""
     assert config.personas is not None
     rng = random.Random(steps.derive(config.seed, "personas"))
     found = read_dialogs(config.personas)
     dialogs = rng.sample(found, min(config.ghost_dialogs, len(found)))
-    spoken = [Dialog((), d.id, d.tags) for d in dialogs]
+    spoken: dict[int, Dialog] = {}
     turns = max(len(user_turns(d)) for d in dialogs)
     with run.track(sum(len(user_turns(d)) for d in dialogs), "Ghost Attention") as advance:
         for turn in range(turns):
             active = [i for i, d in enumerate(dialogs) if len(user_turns(d)) > turn]
-            asked = [
-                spoken[i].with_user(f"{dialogs[i].system} {user_turns(dialogs[i])[turn]}") for i in active
-            ]
+            asked = [guided(spoken.get(i), dialogs[i], turn) for i in active]
             params = sampling(config, "ghost", turn)
             answers = engine.generate(asked, params, track=advance)
             for i, prompt, row in zip(active, asked, answers, strict=True):
                 spoken[i] = prompt.with_answer(row[0].text or "...")
     examples = []
-    for dialog, said in zip(dialogs, spoken, strict=True):
+    for number, dialog in enumerate(dialogs):
         lengths = {len(user_turns(dialog))}
         while len(lengths) < min(config.ghost_prefixes, len(user_turns(dialog))):
             lengths.add(rng.randint(1, len(user_turns(dialog))))
-        examples += [ghost(dialog, said, turns) for turns in sorted(lengths)]
+        examples += [ghost(dialog, spoken[number], turns) for turns in sorted(lengths)]
     return examples
+
+
+def guided(spoken: Dialog | None, dialog: Dialog, turn: int) -> Dialog:
+    """The dialogue so far with the next user message, the instruction put before it."""
+    text = f"{dialog.system} {user_turns(dialog)[turn]}"
+    if spoken is None:
+        return Dialog((Message("user", text),), dialog.id)
+    return spoken.with_user(text)
 
 
 def user_turns(dialog: Dialog) -> list[str]:
@@ -100,7 +110,7 @@ def user_turns(dialog: Dialog) -> list[str]:
 
 
 def ghost(dialog: Dialog, spoken: Dialog, turns: int) -> Dialog:
-    """The first `turns` turns of `spoken` with the instruction in the first turn only (as the system message)."""
+    """The first `turns` turns of `spoken`, the instruction only in the first (as system)."""
     answers = [m.content for m in spoken.messages if m.role == "assistant"]
     messages = [Message("system", dialog.system or "")]
     for user, answer in zip(user_turns(dialog)[:turns], answers, strict=False):
@@ -109,7 +119,7 @@ def ghost(dialog: Dialog, spoken: Dialog, turns: int) -> Dialog:
 
 
 def context_distillation(run: Run, engine: Engine, config: Config) -> tuple[list[Dialog], int]:
-    """Answers given with a safety preprompt that the safety reward model prefers; and how many prompts were asked."""
+    """Answers with a safety preprompt that the safety model prefers; and the number of prompts."""
     rng = random.Random(steps.derive(config.seed, "context"))
     unsafe = [p for p in read_dialogs(config.prompts) if p.tags.get("safety") and p.system is None]
     unsafe = rng.sample(unsafe, min(config.context_prompts, len(unsafe)))
@@ -121,18 +131,27 @@ def context_distillation(run: Run, engine: Engine, config: Config) -> tuple[list
         told = engine.generate(guided, sampling(config, "told"), track=advance)
     model, tokenizer = checkpoint.load_reward(config.safety)
     pairs = [(a[0].text or "...", b[0].text or "...") for a, b in zip(plain, told, strict=True)]
-    before = steps.score(model, tokenizer, [p.with_answer(a) for p, (a, _) in zip(unsafe, pairs, strict=True)])
-    after = steps.score(model, tokenizer, [p.with_answer(b) for p, (_, b) in zip(unsafe, pairs, strict=True)])
+    before = steps.score(
+        model, tokenizer, [p.with_answer(a) for p, (a, _) in zip(unsafe, pairs, strict=True)]
+    )
+    after = steps.score(
+        model, tokenizer, [p.with_answer(b) for p, (_, b) in zip(unsafe, pairs, strict=True)]
+    )
     kept = preferred(unsafe, [b for _, b in pairs], before, after)
     return kept, len(unsafe)
 
 
 def preferred(
-    prompts: Sequence[Dialog], answers: Sequence[str], before: Sequence[float], after: Sequence[float]
+    prompts: Sequence[Dialog],
+    answers: Sequence[str],
+    before: Sequence[float],
+    after: Sequence[float],
 ) -> list[Dialog]:
-    """The gate: only answers that score higher than what the model says by itself (section 4.2.4)."""
+    """The gate: only answers that score above what the model says by itself (section 4.2.4)."""
     return [
-        replace(prompt.with_answer(answer), tags={**prompt.tags, "last_only": True, "distilled": True})
+        replace(
+            prompt.with_answer(answer), tags={**prompt.tags, "last_only": True, "distilled": True}
+        )
         for prompt, answer, old, new in zip(prompts, answers, before, after, strict=True)
         if new > old
     ]

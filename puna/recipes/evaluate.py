@@ -1,14 +1,16 @@
-"""Evaluate a chat model: how helpful, how safe, how often it refuses for nothing, how long it keeps a persona.
+"""Evaluate a chat model: helpfulness, safety, needless refusals, and how long it keeps a persona.
 
     puna evaluate --run runs/eval --model runs/v1/checkpoint --before runs/sft/checkpoint
 
-Answers held-out prompts. Where the world's truth is known (the embedded cafe) helpfulness, violations, false refusals and
-persona retention by turn are judged by it; the reward models, where given, score the same answers, and the answers are
-compared with those of `before` (sections 3.4.1 and 4.4, Figure 11, Table 30). Writes evaluation.json and answers.jsonl.
+Answers held-out prompts. Where the world's truth is known (the embedded cafe) helpfulness,
+violations, false refusals and persona retention by turn are judged by it; the reward models, where
+given, score the same answers, and the answers are compared with those of `before` (sections 3.4.1
+and 4.4, Figure 11, Table 30). Writes evaluation.json and answers.jsonl.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +20,13 @@ from puna.errors import InputError
 from puna.evaluation import chat, compare
 from puna.evaluation.intervals import bootstrap_mean
 from puna.model import checkpoint
-from puna.recipes import judges, steps
+from puna.recipes import judges
 from puna.recipes.sft import Tuning, held_out_loss
 from puna.run import Run
 from puna.text.completion import SamplingParams
 from puna.text.dialog import Dialog
 from puna.text.files import read_dialogs, write_dialogs, write_json
+from puna.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,8 @@ class Config:
     world: str = "cafe"  # whose truth judges; "none": reward models only
     prompts: Path = Path("runs/prepare/prompts_held_out.jsonl")  # prompts nobody trained on
     dialogs: Path | None = Path("runs/prepare/dialogs_held_out.jsonl")  # for the held-out loss
-    personas: Path | None = Path("runs/prepare/personas_held_out.jsonl")  # for persona retention; none: leave it out
+    # for persona retention; none: leave it out
+    personas: Path | None = Path("runs/prepare/personas_held_out.jsonl")
     helpfulness: Path | None = None  # helpfulness reward model; none: no scores by it
     safety: Path | None = None  # safety reward model
     safety_threshold: float = 0.15  # of the combined reward (paper: 0.15)
@@ -53,7 +57,9 @@ def main(config: Config) -> dict:
     model, tokenizer = checkpoint.load(config.model)
     engine = Engine(model, tokenizer, rows=config.rows)
     prompts = read_dialogs(config.prompts)[: config.prompt_count or None]
-    params = SamplingParams(config.temperature, config.top_p, max_tokens=config.max_tokens, seed=config.seed)
+    params = SamplingParams(
+        config.temperature, config.top_p, max_tokens=config.max_tokens, seed=config.seed
+    )
     with run.track(len(prompts), "answers") as advance:
         answers = chat.answer_all(engine, prompts, params, advance)
     finished = [p.with_answer(a or "...") for p, a in zip(prompts, answers, strict=True)]
@@ -66,14 +72,14 @@ def main(config: Config) -> dict:
     world = judges.world_of(config.world)
     if world:
         details |= by_truth(world, prompts, answers)
-    if config.helpfulness and config.safety:
-        details |= by_reward(config, tokenizer, finished)
+    judge = reward_judge(config)
+    if judge:
+        details |= judges.mean_rewards(judge.by_prompt(tokenizer, finished))
     if config.before:
-        earlier = read_dialogs(config.before / "answers.jsonl")
-        details |= against(config, tokenizer, world, finished, earlier)
+        details |= against(config.before, world, judge, tokenizer, finished)
     if world and config.personas:
         personas = read_dialogs(config.personas)
-        kept = lambda dialog, answer: world.persona_kept(dialog.tags["persona"], answer)  # noqa: E731
+        kept = partial(persona_kept, world)
         with run.track(sum(1 + len(p.tags["user_turns"]) for p in personas), "persona") as advance:
             found = chat.persona_retention(engine, personas, kept, params, advance)
         details["persona"] = {str(turn): rate.to_json() for turn, rate in found.items()}
@@ -87,7 +93,7 @@ def main(config: Config) -> dict:
 
 
 def by_truth(world: judges.World, prompts: Sequence[Dialog], answers: Sequence[str]) -> dict:
-    """Helpfulness on harmless prompts, violations on unsafe ones, refusals of harmless ones, by the world's truth."""
+    """By the world's truth: helpfulness on harmless prompts, violations, needless refusals."""
     rng = np.random.default_rng(0)
     pairs = list(zip(prompts, answers, strict=True))
     harmless = [(p, a) for p, a in pairs if not p.tags.get("safety")]
@@ -111,40 +117,38 @@ def columns(pairs: Sequence[tuple[Dialog, str]]) -> tuple[list[Dialog], list[str
     return [p for p, _ in pairs], [a for _, a in pairs]
 
 
-def by_reward(config: Config, tokenizer, finished: Sequence[Dialog]) -> dict:
-    """Mean rewards: helpfulness on harmless prompts, safety on unsafe ones, R_c on all."""
-    assert config.helpfulness and config.safety
-    rng = np.random.default_rng(0)
-    judge = judges.RewardJudge.load(config.helpfulness, config.safety, config.safety_threshold)
-    scores = judge.combined(tokenizer, finished)
-    unsafe = np.array([bool(d.tags.get("safety")) for d in finished])
-    result = {"reward": bootstrap_mean(scores["combined"].tolist(), rng).to_json()}
-    for name, rows in (("helpfulness", ~unsafe), ("safety", unsafe)):
-        if rows.any():
-            values = scores[name].numpy()[rows].tolist()
-            result[f"reward_{name}"] = bootstrap_mean(values, rng).to_json()
-    return result
+def reward_judge(config: Config) -> judges.RewardJudge | None:
+    """Both reward models, where both are given."""
+    if not (config.helpfulness and config.safety):
+        return None
+    return judges.RewardJudge.load(config.helpfulness, config.safety, config.safety_threshold)
 
 
 def against(
-    config: Config,
-    tokenizer,
+    before: Path,
     world: judges.World | None,
+    judge: judges.RewardJudge | None,
+    tokenizer: Tokenizer,
     finished: Sequence[Dialog],
-    earlier: Sequence[Dialog],
-) -> dict:
-    """Win rate over the earlier answers to the same prompts: by the truth, and by the reward models."""
-    result = {}
+) -> dict[str, dict]:
+    """Win rate over the earlier answers to the same prompts, by truth and by the reward models."""
+    earlier = read_dialogs(before / "answers.jsonl")
     if [d.prompt() for d in finished] != [d.prompt() for d in earlier]:
-        raise InputError(f"before={config.before}: its prompts are not those of this evaluation")
+        raise InputError(f"before={before}: its prompts are not those of this evaluation")
+    result = {}
     if world:
-        sides = [[truth(world, d) for d in part] for part in (finished, earlier)]
-        result["win_rate"] = compare.win_rate(*sides).to_json()
-    if config.helpfulness and config.safety:
-        judge = judges.RewardJudge.load(config.helpfulness, config.safety, config.safety_threshold)
-        rewards = [judge.combined(tokenizer, part)["combined"].tolist() for part in (finished, earlier)]
-        result["win_rate_by_reward"] = compare.win_rate(*rewards).to_json()
+        now, then = ([truth(world, d) for d in part] for part in (finished, earlier))
+        result["win_rate"] = compare.win_rate(now, then).to_json()
+    if judge:
+        both = judge.combined(tokenizer, [*finished, *earlier])["combined"].tolist()
+        won = compare.win_rate(both[: len(finished)], both[len(finished) :])
+        result["win_rate_by_reward"] = won.to_json()
     return result
+
+
+def persona_kept(world: judges.World, dialog: Dialog, answer: str) -> bool:
+    """Whether an answer keeps the persona that its dialogue asks for."""
+    return world.persona_kept(dialog.tags["persona"], answer)
 
 
 def truth(world: judges.World, dialog: Dialog) -> float:

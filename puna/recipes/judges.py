@@ -1,13 +1,15 @@
-"""Who judges answers: both reward models together, and the ground truth of an embedded world where there is one."""
+"""Who judges answers: both reward models together, and the truth of an embedded world."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from puna.data import cafe, cafe_dialogs, cafe_people
+from puna.evaluation.intervals import bootstrap_mean
 from puna.model import checkpoint
 from puna.model.heads import RewardModel
 from puna.numerics import rewards
@@ -57,14 +59,36 @@ class RewardJudge:
 
     @classmethod
     def load(cls, helpfulness: Path, safety: Path, threshold: float) -> "RewardJudge":
-        return cls(checkpoint.load_reward(helpfulness)[0], checkpoint.load_reward(safety)[0], threshold)
+        helpful, safe = (checkpoint.load_reward(path)[0] for path in (helpfulness, safety))
+        return cls(helpful, safe, threshold)
 
     def combined(
         self, tokenizer: Tokenizer, dialogs: Sequence[Dialog], track=None
     ) -> dict[str, torch.Tensor]:
         """R_c, R_h and R_s in (0, 1) of each finished dialogue, [N] each (section 3.2.3)."""
         helpful = torch.sigmoid(torch.tensor(steps.score(self.helpfulness, tokenizer, dialogs)))
-        safe = torch.sigmoid(torch.tensor(steps.score(self.safety, tokenizer, dialogs, track=track)))
+        scores = steps.score(self.safety, tokenizer, dialogs, track=track)
+        safe = torch.sigmoid(torch.tensor(scores))
         asked = torch.tensor([bool(dialog.tags.get("safety")) for dialog in dialogs])
         both = rewards.combined_score(helpful, safe, asked, self.threshold)
         return {"combined": both, "helpfulness": helpful, "safety": safe}
+
+    def by_prompt(self, tokenizer: Tokenizer, dialogs: Sequence[Dialog]) -> dict[str, list[float]]:
+        """R_c ("combined") of all answers, R_h of those to harmless prompts, R_s to unsafe."""
+        found = self.combined(tokenizer, dialogs)
+        scores = {name: values.tolist() for name, values in found.items()}
+        unsafe = [bool(dialog.tags.get("safety")) for dialog in dialogs]
+        for name, side in (("helpfulness", False), ("safety", True)):
+            scores[name] = [r for r, u in zip(scores[name], unsafe, strict=True) if u == side]
+        return scores
+
+
+def mean_rewards(scores: Mapping[str, Sequence[float]]) -> dict[str, dict]:
+    """The means of `by_prompt` with their intervals; an absent kind of prompt is left out."""
+    rng = np.random.default_rng(0)
+    names = {"combined": "reward", "helpfulness": "reward_helpfulness", "safety": "reward_safety"}
+    return {
+        name: bootstrap_mean(scores[key], rng).to_json()
+        for key, name in names.items()
+        if scores[key]
+    }

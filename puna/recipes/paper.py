@@ -3,8 +3,9 @@
     puna paper presets/tiny/cafe.toml
     puna paper presets/tiny/taskmaster.toml --data ../shared/data
 
-Runs every stage in order and checks what each found; a stage whose check fails stops the run with one line that says
-which and why. Run the same command again to go on where it stopped. Ends with report.html and results.json.
+Runs every stage in order and checks what each found; a stage whose check fails stops the run with
+one line that says which and why. Run the same command again to go on where it stopped. Ends with
+report.html and results.json.
 """
 
 from collections.abc import Sequence
@@ -15,11 +16,11 @@ from puna import config as settings_of
 from puna.console import Board
 from puna.evaluation import report
 from puna.recipes import align, compare, evaluate, prepare, pretrain, results, sft, steps
+from puna.recipes.align import Config as AlignConfig
+from puna.recipes.pipeline import Gate, Pipeline
 from puna.recipes.prepare import Config as PrepareConfig
 from puna.recipes.pretrain import Config as PretrainConfig
 from puna.recipes.sft import Config as SFTConfig
-from puna.recipes.align import Config as AlignConfig
-from puna.recipes.pipeline import Gate, Pipeline
 from puna.text.files import write_json
 
 
@@ -82,7 +83,9 @@ def main(config: Config) -> dict:
 def foundation(pipeline: Pipeline, config: Config) -> Path:
     """Corpus, base model, first chat model and its evaluation; returns the evaluation's folder."""
     run, seed = config.run, config.seed
-    data = replace(config.prepare, run=run / "prepare", data=config.data, seed=steps.derive(seed, "prepare"))
+    data = replace(
+        config.prepare, run=run / "prepare", data=config.data, seed=steps.derive(seed, "prepare")
+    )
     key = "{documents} documents, {tokens} tokens"
     pipeline.stage("prepare", prepare.main, data, key)
     base = replace(
@@ -107,19 +110,30 @@ def foundation(pipeline: Pipeline, config: Config) -> Path:
         f"held-out loss {{held_out_loss:.2f}}, at most {config.gates.sft_loss} was wanted",
     )
     pipeline.stage("sft", sft.main, chat, "loss {held_out_loss:.2f}", [gate])
-    within = replace(config.align, data=data.run, world=config.prepare.world, seed=steps.derive(seed, "align"))
+    within = replace(
+        config.align, data=data.run, world=config.prepare.world, seed=steps.derive(seed, "align")
+    )
     judged = align.judging(within, chat.run / "checkpoint", run / "sft/evaluate", None)
-    pipeline.stage("sft/evaluate", evaluate.main, judged, align.evaluation_key(config.prepare.world))
+    pipeline.stage(
+        "sft/evaluate", evaluate.main, judged, align.evaluation_key(config.prepare.world)
+    )
     return judged.run
 
 
 def plan(config: Config) -> list[str]:
     """The names of all stages in order, for the console."""
-    return ["prepare", "pretrain", "sft", "sft/evaluate", *align.plan(config.align, config.prepare.world), "compare"]
+    return [
+        "prepare",
+        "pretrain",
+        "sft",
+        "sft/evaluate",
+        *align.plan(config.align, config.prepare.world),
+        "compare",
+    ]
 
 
 def version_name(evaluation: Path, run: Path) -> str:
-    """"sft/evaluate" → "sft", "v1/evaluate_distill" → "v1+distill"."""
+    """ "sft/evaluate" → "sft", "v1/evaluate_distill" → "v1+distill"."""
     folder, name = evaluation.relative_to(run).parts[:2]
     return folder + name.removeprefix("evaluate").replace("_", "+")
 
@@ -137,5 +151,10 @@ def closing(run: Path, found: dict) -> str:
         for name, text in shown
         if f"{name}.sft" in figures
     ]
-    lines += ["", f"report    {run / 'report.html'}", f"results   {run / 'results.json'}", f"talk      puna chat {run}"]
+    lines += [
+        "",
+        f"report    {run / 'report.html'}",
+        f"results   {run / 'results.json'}",
+        f"talk      puna chat {run}",
+    ]
     return "\n".join(lines)

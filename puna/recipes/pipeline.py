@@ -1,4 +1,4 @@
-"""Stages in order: each runs on the console's board, is skipped when it is finished, and has to pass its gate."""
+"""Stages in order: each is shown, skipped where it is finished, and has to pass its gate."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,9 +35,11 @@ class Pipeline:
         key: str = "",
         gate: Sequence[Gate] = (),
     ) -> dict[str, Any]:
-        """Run `main(config)`, check its figures, show `key` ("loss {held_out_loss:.2f}"); returns the figures.
+        """Run `main(config)`, check its figures, show `key` ("loss {held_out_loss:.2f}"); returns
+        the figures.
 
-        GateError: the stage ran, but its figures fail a check; the line names the stage, the figures and the want.
+        GateError: the stage ran, but its figures fail a check; the line names the stage, the
+        figures and the want.
         """
         finished = (config.run / "stage.json").exists()
         self.board.begin(name)

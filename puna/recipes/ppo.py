@@ -1,10 +1,12 @@
-"""Proximal policy optimisation: prompts + two reward models → a better policy (Llama 2, section 3.2.3, Eq. 3 and 4).
+"""PPO: prompts + two reward models → a better policy (Llama 2, section 3.2.3, Eq. 3 and 4).
 
-    puna ppo --run runs/ppo --model runs/v2/checkpoint --helpfulness runs/h/checkpoint --safety runs/s/checkpoint
+    puna ppo --run runs/ppo --model runs/v2/rejection/checkpoint \\
+        --helpfulness runs/v2/helpfulness/checkpoint --safety runs/v2/safety/checkpoint
 
-R_c is the safety reward on safety prompts and wherever it falls below 0.15, the helpfulness reward elsewhere; its logit is
-whitened over the batch, and every token pays beta times its divergence from the starting policy. The critic starts from
-the helpfulness reward model. Stops early when the reward on held-out prompts no longer rises; the best policy is kept.
+R_c is the safety reward on safety prompts and wherever it falls below 0.15, the helpfulness reward
+elsewhere; its logit is whitened over the batch, and every token pays beta times its divergence from
+the starting policy. The critic starts from the helpfulness reward model. Stops early when the
+reward on held-out prompts no longer rises; the best policy is kept.
 """
 
 from collections.abc import Sequence
@@ -21,7 +23,7 @@ from puna.engine.engine import Engine
 from puna.model import checkpoint
 from puna.model.heads import ValueModel
 from puna.model.transformer import Transformer
-from puna.numerics import losses, optim, rewards
+from puna.numerics import losses, rewards
 from puna.numerics.optim import OptimConfig
 from puna.recipes import steps
 from puna.recipes.judges import RewardJudge
@@ -66,20 +68,23 @@ class Config:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Answers and what was thought of them; [B, T] over the padded prompt + answer, shifted to the predicted token."""
+    """Answers and what was thought of them.
+
+    [B, T] runs over the padded prompt + answer, shifted to the predicted token.
+    """
 
     tokens: Tensor  # [B, T + 1]
     mask: Tensor  # [B, T] True where the predicted token belongs to the answer
     logprobs: Tensor  # [B, T] under the policy that sampled
-    values: Tensor | None = None
-    advantages: Tensor | None = None
-    returns: Tensor | None = None
+    values: Tensor  # [B, T] the critic's, before the token
+    advantages: Tensor  # [B, T]
+    returns: Tensor  # [B, T]
 
     def rows(self, index: list[int]) -> "Rollout":
         """Some rows, cut to the longest of them."""
         longest = int(self.mask[index].nonzero()[:, 1].max()) + 1
         cut = {
-            name: None if value is None else value[index][:, :longest]
+            name: value[index][:, :longest]
             for name, value in vars(self).items()
             if name != "tokens"
         }
@@ -99,11 +104,13 @@ def main(config: Config) -> dict:
     reference, _ = checkpoint.load(config.model)
     judge = RewardJudge.load(config.helpfulness, config.safety, config.safety_threshold)
     critic = ValueModel(
-        checkpoint.load_reward(config.helpfulness)[0].transformer, steps.generator(config.seed, "critic")
+        checkpoint.load_reward(config.helpfulness)[0].transformer,
+        steps.generator(config.seed, "critic"),
     )
     actor = steps.Learner(policy, config.optim)
     evaluator = steps.Learner(critic, replace(config.optim, lr=config.critic_lr))
-    prompts, held_out = read_dialogs(config.prompts), read_dialogs(config.held_out)[: config.eval_prompts]
+    prompts = read_dialogs(config.prompts)
+    held_out = read_dialogs(config.held_out)[: config.eval_prompts]
     engine = Engine(policy, tokenizer, rows=config.rows)
     modules = {"policy": policy, "critic": critic}
     optimizers = {"policy": actor.optimizer, "critic": evaluator.optimizer}
@@ -114,8 +121,7 @@ def main(config: Config) -> dict:
         watch = {"first": first, "best": first, "best_step": 0, "waited": 0}
         checkpoint.save(run.folder / "checkpoint", policy, tokenizer, {"stage": "ppo", "step": 0})
 
-    with run.track(config.steps, "ppo") as advance:
-        advance(start)
+    with run.track(config.steps, "ppo", start) as advance:
         for step in range(start, config.steps):
             # 1. act: the weights that sample are the weights that learn
             chosen = draw(prompts, config.batch_size, config.seed, step)
@@ -125,12 +131,15 @@ def main(config: Config) -> dict:
             # 2. judge: R_c, its logit, whitened; every token pays for leaving pi_0
             finished = [p.with_answer(a.text) for p, a in zip(chosen, answers, strict=True)]
             scores = judge.combined(tokenizer, finished)
-            kl = rewards.kl_per_token(rollout.logprobs, logprobs_of(reference, rollout, config.micro_tokens))
+            kl = rewards.kl_per_token(
+                rollout.logprobs, logprobs_of(reference, rollout, config.micro_tokens)
+            )
             whitened = rewards.whiten(rewards.logit(scores["combined"]))
             shaped = rewards.shaped_rewards(whitened, kl, rollout.mask, config.beta)
             # 3. credit
             values = values_of(critic, rollout, config.micro_tokens)
-            advantages, returns = rewards.gae(shaped, values, rollout.mask, config.gamma, config.lam)
+            found = rewards.gae(shaped, values, rollout.mask, config.gamma, config.lam)
+            advantages, returns = found
             advantages = rewards.whiten(advantages, rollout.mask)
             learned = replace(rollout, values=values, advantages=advantages, returns=returns)
             # 4. learn: one gradient step on each mini-batch
@@ -144,13 +153,16 @@ def main(config: Config) -> dict:
                 watch = watched(watch, numbers["held_out_reward"], step + 1)
                 if watch["best_step"] == step + 1:
                     checkpoint.save(
-                        run.folder / "checkpoint", policy, tokenizer, {"stage": "ppo", "step": step + 1}
+                        run.folder / "checkpoint",
+                        policy,
+                        tokenizer,
+                        {"stage": "ppo", "step": step + 1},
                     )
             run.log(step, **numbers)
             advance(1)
             if watch["waited"] >= config.patience:
                 break
-            if steps.every(step, config.save_every, 0):
+            if steps.every(step, config.save_every, 0) and step + 1 < config.steps:
                 checkpoint.save_state(run.folder, step + 1, modules, optimizers, watch)
     return run.finish(
         reward_before=watch["first"],
@@ -168,7 +180,7 @@ def draw(prompts: Sequence[Dialog], count: int, seed: int, step: int) -> list[Di
 
 
 def sampling(config: Config, step: int) -> SamplingParams:
-    """How the answers of an iteration are sampled: the whole distribution, so that logprobs are the policy's."""
+    """How an iteration's answers are drawn: nothing is cut off, so logprobs are the policy's."""
     seed = steps.derive(config.seed, "rollout", step)
     return SamplingParams(config.temperature, 1.0, max_tokens=config.max_tokens, seed=seed)
 
@@ -180,14 +192,14 @@ def gather(
     policy: Transformer,
     budget: int,
 ) -> Rollout:
-    """Prompts and answers as padded rows, with the log-probabilities of the policy that sampled them."""
+    """Prompts and answers as padded rows, with the sampling policy's log-probabilities."""
     heads = [encode_prompt(prompt, tokenizer) for prompt in prompts]
     rows = [head + list(answer.ids) for head, answer in zip(heads, answers, strict=True)]
     batch = pad(rows)
     places = torch.arange(batch.tokens.shape[1] - 1)
     first = torch.tensor([len(head) - 1 for head in heads])[:, None]
     mask = (places >= first) & (places < batch.last[:, None])
-    rollout = Rollout(batch.tokens, mask, torch.zeros(mask.shape))
+    rollout = Rollout(batch.tokens, mask, *torch.zeros(4, *mask.shape))
     return replace(rollout, logprobs=logprobs_of(policy, rollout, budget))
 
 
@@ -220,36 +232,53 @@ def values_of(critic: ValueModel, rollout: Rollout, budget: int) -> Tensor:
 
 
 def learn(
-    actor: steps.Learner, evaluator: steps.Learner, rollout: Rollout, config: Config, step: int
+    actor: steps.Learner[Transformer],
+    evaluator: steps.Learner[ValueModel],
+    rollout: Rollout,
+    config: Config,
+    step: int,
 ) -> dict[str, float]:
-    """One gradient step of policy and critic on each mini-batch; returns mean losses and the clipped fraction."""
-    order = torch.randperm(len(rollout.tokens), generator=steps.generator(config.seed, "mini", step))
-    lengths = rollout.lengths()
-    totals: dict[str, float] = {"policy_loss": 0.0, "value_loss": 0.0, "clipped": 0.0, "grad_norm": 0.0}
-    minis = order.split(config.mini_batch_size)
-    for mini in minis:
+    """One gradient step of policy and critic on each mini-batch; means over the mini-batches."""
+    lengths, count = rollout.lengths(), len(rollout.tokens)
+    order = torch.randperm(count, generator=steps.generator(config.seed, "mini", step))
+    found = []
+    for mini in order.split(config.mini_batch_size):
         index = mini.tolist()
-        groups = list(by_length([lengths[i] for i in index], config.micro_tokens))
+        groups = by_length([lengths[i] for i in index], config.micro_tokens)
         parts = [rollout.rows([index[i] for i in group]) for group in groups]
-        clipped: list[Tensor] = []
+        found.append(update(actor, evaluator, parts, config))
+    return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
 
-        def policy_loss(part: Rollout, clipped=clipped) -> tuple[Tensor, Tensor]:
-            loss, count, fraction = losses.ppo_policy_loss(
-                logprobs(actor.module, part), part.logprobs, part.advantages, part.mask, config.clip
-            )
-            clipped.append(fraction)
-            return loss, count
 
-        def critic_loss(part: Rollout) -> tuple[Tensor, Tensor]:
-            values = evaluator.module(part.tokens[:, :-1]) * part.mask
-            return losses.value_loss(values, part.values, part.returns, part.mask, config.clip)
+def update(
+    actor: steps.Learner[Transformer],
+    evaluator: steps.Learner[ValueModel],
+    parts: Sequence[Rollout],
+    config: Config,
+) -> dict[str, float]:
+    """One step of the policy on the clipped objective and one of the critic on the returns."""
+    clipped: list[Tensor] = []
 
-        found = actor.learn(parts, policy_loss, config.optim.lr)
-        totals["policy_loss"] += found["loss"] / len(minis)
-        totals["grad_norm"] += found["grad_norm"] / len(minis)
-        totals["clipped"] += float(torch.stack(clipped).mean()) / len(minis)
-        totals["value_loss"] += evaluator.learn(parts, critic_loss, config.critic_lr)["loss"] / len(minis)
-    return totals
+    def policy_loss(part: Rollout) -> steps.Summed:
+        found = logprobs(actor.module, part)
+        loss, count, fraction = losses.ppo_policy_loss(
+            found, part.logprobs, part.advantages, part.mask, config.clip
+        )
+        clipped.append(fraction)
+        return loss, count
+
+    def critic_loss(part: Rollout) -> steps.Summed:
+        values = evaluator.module(part.tokens[:, :-1]) * part.mask
+        return losses.value_loss(values, part.values, part.returns, part.mask, config.clip)
+
+    policy = actor.learn(parts, policy_loss, config.optim.lr)
+    critic = evaluator.learn(parts, critic_loss, config.critic_lr)
+    return {
+        "policy_loss": policy["loss"],
+        "value_loss": critic["loss"],
+        "clipped": float(torch.stack(clipped).mean()),
+        "grad_norm": policy["grad_norm"],
+    }
 
 
 def held_out_reward(

@@ -1,12 +1,14 @@
-"""Prepare: raw text and dialogues → tokenizer, token shards and the files every later stage reads (section 2.2).
+"""Prepare: raw text and dialogues → tokenizer, token shards and dialogue files (section 2.2).
 
     puna prepare --run runs/prepare                                   the embedded cafe
-    puna prepare --world none --data DIR --corpus sgd/train.jsonl.gz --dialogs taskmaster4/dialogs.jsonl.gz
+    puna prepare --world none --data DIR --corpus sgd/train.jsonl.gz \\
+        --dialogs taskmaster4/dialogs.jsonl.gz
 
-Cleans the corpus, drops exact and near duplicates and sites heavy in personal data, repeats factual sources, trains a
-SentencePiece BPE tokenizer, and writes tokens/train and tokens/held_out. Beside them: dialogs.jsonl for fine-tuning,
-prompts.jsonl for sampling, personas.jsonl for Ghost Attention, human preferences and labels where they were given; each
-with a held-out part that shares no prompt with it.
+Cleans the corpus, drops exact and near duplicates and sites heavy in personal data, repeats factual
+sources, trains a SentencePiece BPE tokenizer, and writes tokens/train and tokens/held_out. Beside
+them: dialogs.jsonl for fine-tuning, prompts.jsonl for sampling, personas.jsonl for Ghost Attention,
+human preferences and labels where they were given; each with a held-out part that shares no prompt
+with it.
 """
 
 import json
@@ -43,14 +45,19 @@ class Config:
     prompt_count: int = 6000  # prompts of the embedded world for sampling
     held_out_count: int = 600  # held-out dialogues and prompts of the embedded world
     persona_count: int = 800  # persona dialogues of the embedded world
-    held_out: Annotated[float, Meta(gt=0, lt=1)] = 0.05  # share of given documents and dialogues kept for testing
-    judged_held_out: Annotated[float, Meta(gt=0, lt=1)] = 0.2  # share of given judgements kept for testing
-    near_duplicate: float = 0.7  # Jaccard similarity from which a document counts as a copy (paper: not stated)
-    personal_share: float = 0.3  # share of documents with personal data that condemns a site (paper: not stated)
+    # share of given documents and dialogues kept for testing
+    held_out: Annotated[float, Meta(gt=0, lt=1)] = 0.05
+    # share of given judgements kept for testing
+    judged_held_out: Annotated[float, Meta(gt=0, lt=1)] = 0.2
+    # Jaccard similarity from which a document counts as a copy (paper: not stated)
+    near_duplicate: float = 0.7
+    # share of documents with personal data that condemns a site (paper: not stated)
+    personal_share: float = 0.3
     vocab_size: int = 1024  # pieces of the tokenizer (paper: 32,000)
     shard_tokens: int = 1 << 20  # tokens in one shard file
     prompt_tokens: int = 256  # longest prompt that is kept for sampling, in tokens
-    max_turns: int = 8  # user turns of a given dialogue that is kept for fine-tuning; longer ones are cut
+    # user turns of a given dialogue that is kept for fine-tuning; longer ones are cut
+    max_turns: int = 8
     seed: int = 0  # everything that is drawn
 
 
@@ -73,7 +80,9 @@ def main(config: Config) -> dict:
         advance(1)
         write_json(run.folder / "ledger.json", ledger.to_json())
         counts = (
-            given(run.folder, config, ledger) if config.world == "none" else embedded(run.folder, config)
+            given(run.folder, config, ledger)
+            if config.world == "none"
+            else embedded(run.folder, config)
         )
         counts["prompts_too_long"] = sum(
             shorten_prompts(run.folder / f"prompts{suffix}.jsonl", tokenizer, config.prompt_tokens)
@@ -92,7 +101,7 @@ def main(config: Config) -> dict:
 
 
 def documents(config: Config, ledger: Ledger) -> tuple[list[Document], list[Document]]:
-    """The cleaned corpus, mixed for training, and held-out documents (which are cleaned, not repeated)."""
+    """The cleaned corpus, mixed for training, and held-out documents, which are not repeated."""
     found: Iterable[Document]
     rng = random.Random(steps.derive(config.seed, "documents"))
     if config.world == "none":
@@ -110,7 +119,7 @@ def documents(config: Config, ledger: Ledger) -> tuple[list[Document], list[Docu
     kept = corpus.drop_near_duplicates(cleaned, ledger, config.near_duplicate)
     kept = corpus.drop_personal_sites(kept, ledger, config.personal_share)
     if not kept:
-        raise InputError("the corpus is empty: no document is left after cleaning, see corpus=... or documents=...")
+        raise InputError("corpus: no document is left after cleaning, expected some text")
     rng.shuffle(kept)
     count = max(1, round(config.held_out * len(kept)))
     return corpus.mix(kept[count:], None, rng, ledger), kept[:count]
@@ -122,13 +131,19 @@ def as_document(record, source: str) -> Document:
         return record
     dialog = record if isinstance(record, Dialog) else record.dialog
     lines = [f"{message.role.capitalize()}: {message.content}" for message in dialog.messages]
-    return Document("\n".join(lines), source, f"{source}#{dialog.id}")  # every dialogue is its own site
+    site = f"{source}#{dialog.id}"  # every dialogue is its own
+    return Document("\n".join(lines), source, site)
 
 
 def write_tokens(folder: Path, of: Sequence[Document], tokenizer: Tokenizer, config: Config) -> int:
-    """Each document as BOS, its tokens, EOS, into the shards of `folder`; returns the tokens written."""
-    ids = ([tokenizer.bos_id, *row, tokenizer.eos_id] for row in tokenizer.encode_batch([d.text for d in of]))
-    return shards.write_shards(folder, ids, tokenizer.vocab_size, tokenizer.sha256, config.shard_tokens)
+    """Each document as BOS, its tokens, EOS, into the shards of `folder`; how many tokens."""
+    ids = (
+        [tokenizer.bos_id, *row, tokenizer.eos_id]
+        for row in tokenizer.encode_batch([d.text for d in of])
+    )
+    return shards.write_shards(
+        folder, ids, tokenizer.vocab_size, tokenizer.sha256, config.shard_tokens
+    )
 
 
 def embedded(folder: Path, config: Config) -> dict[str, int]:
@@ -138,10 +153,17 @@ def embedded(folder: Path, config: Config) -> dict[str, int]:
         rng = random.Random(steps.derive(config.seed, "dialogs", held_out))
         many = config.held_out_count
         found = {
-            "dialogs": cafe_dialogs.sft_dialogs(rng, many if held_out else config.dialog_count, held_out),
-            "prompts": cafe_dialogs.prompts(rng, many if held_out else config.prompt_count, None, held_out),
+            "dialogs": cafe_dialogs.sft_dialogs(
+                rng, many if held_out else config.dialog_count, held_out
+            ),
+            "prompts": cafe_dialogs.prompts(
+                rng, many if held_out else config.prompt_count, None, held_out
+            ),
             "personas": cafe_dialogs.persona_dialogs(
-                rng, many // 4 if held_out else config.persona_count, 6 if held_out else None, held_out
+                rng,
+                many // 4 if held_out else config.persona_count,
+                6 if held_out else None,
+                held_out,
             ),
         }
         for name, dialogs in found.items():
@@ -151,12 +173,14 @@ def embedded(folder: Path, config: Config) -> dict[str, int]:
 
 
 def given(folder: Path, config: Config, ledger: Ledger) -> dict[str, int]:
-    """The user's dialogues and human judgements, split by prompt; see `prompts_of` for the prompts."""
+    """The user's dialogues, their prompts (`prompts_of`) and human judgements, split by prompt."""
     found = [d for path in config.dialogs for d in formats.iter_dialogs(config.data / path, ledger)]
     dialogs = [shortened(d, config.max_turns) for d in found if answered(d)]
-    helpful = [x for path in config.helpfulness for x in formats.read_any(config.data / path, ledger)]
-    safe = [x for path in config.safety for x in formats.read_any(config.data / path, ledger)]
-    unsafe = [Dialog(x.dialog.messages, x.dialog.id, {"kind": "unsafe", "safety": True}) for x in safe]
+    helpful = judgements(config.data, config.helpfulness, ledger)
+    safe = judgements(config.data, config.safety, ledger)
+    unsafe = [
+        Dialog(x.dialog.messages, x.dialog.id, {"kind": "unsafe", "safety": True}) for x in safe
+    ]
     records: dict[str, tuple[Sequence, float]] = {
         "dialogs": (dialogs, config.held_out),
         "prompts": ([p for d in dialogs for p in prompts_of(d)] + unsafe, config.held_out),
@@ -172,15 +196,29 @@ def given(folder: Path, config: Config, ledger: Ledger) -> dict[str, int]:
             parts = formats.split_by_prompt(given_records, share, config.seed)
             for part, suffix in zip(parts, ("", "_held_out"), strict=True):
                 clean = [record for record in part if not tagged(record)]
-                write_jsonl(folder / f"{name}{suffix}.jsonl", (record.to_json() for record in clean))
+                write_jsonl(
+                    folder / f"{name}{suffix}.jsonl", (record.to_json() for record in clean)
+                )
                 counts[f"{name}{suffix}"] = len(clean)
                 if len(clean) < len(part):
                     counts[f"{name}{suffix}_with_tags"] = len(part) - len(clean)
     return counts
 
 
+def judgements(data: Path, paths: Sequence[Path], ledger: Ledger) -> list[Label | Preference]:
+    """All comparisons and labels of the files; InputError on a file that holds anything else."""
+    found = []
+    for path in paths:
+        for record in formats.read_any(data / path, ledger):
+            if not isinstance(record, Label | Preference):
+                kind = type(record).__name__.lower()
+                raise InputError(f"{data / path}: holds a {kind}, expected a preference or label")
+            found.append(record)
+    return found
+
+
 def tagged(record) -> bool:
-    """Whether a tag of the chat format stands in the record's text: such a record is left out and counted."""
+    """Whether the record's text holds a tag of the chat format; then left out and counted."""
     text = json.dumps(record.to_json(), ensure_ascii=False)
     return any(tag in text for tag in TAGS)
 
@@ -191,7 +229,7 @@ def answered(dialog: Dialog) -> bool:
 
 
 def shorten_prompts(path: Path, tokenizer: Tokenizer, limit: int) -> int:
-    """Leave out the prompts of more than `limit` tokens: no room for an answer; returns how many."""
+    """Leave out prompts of more than `limit` tokens (no room for an answer); returns how many."""
     prompts = read_dialogs(path)
     kept = [prompt for prompt in prompts if len(encode_prompt(prompt, tokenizer)) <= limit]
     if not kept:

@@ -50,9 +50,9 @@ class Config:
     eval_batches: int = 8  # validation batches
     save_every: int = 100  # steps between resumable states; 0: none
     seed: int = 0  # initialisation and order of the data
-    optim: OptimConfig = field(
-        default_factory=lambda: OptimConfig(lr=3e-3, warmup=40)
-    )  # AdamW, cosine to 10 % (paper: lr 3e-4, warmup 2000, betas 0.9/0.95, eps 1e-5, decay 0.1, clip 1.0)
+    # AdamW, cosine to 10 % (paper: lr 3e-4, warmup 2000, betas 0.9 and 0.95, eps 1e-5, decay 0.1,
+    # clip 1.0)
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=3e-3, warmup=40))
 
 
 def main(config: Config) -> dict:
@@ -69,10 +69,13 @@ def main(config: Config) -> dict:
     modules, optimizers = {"model": model}, {"model": learner.optimizer}
     start, _ = checkpoint.load_state(run.folder, modules, optimizers) or (0, {})
     run.rewind(start)
-    speed, began, tokens = steps.Speed.measure(), time.monotonic(), config.batch_size * config.seq_len
+    speed, began, tokens = (
+        steps.Speed.measure(),
+        time.monotonic(),
+        config.batch_size * config.seq_len,
+    )
 
-    with run.track(config.steps, "pretrain") as advance:
-        advance(start)
+    with run.track(config.steps, "pretrain", start) as advance:
         for step in range(start, config.steps):
             batch = train.batch(step, config.batch_size, config.seq_len, config.seed)
             lr = optim.cosine(step, config.steps, config.optim)
@@ -98,10 +101,12 @@ def main(config: Config) -> dict:
     )
 
 
-def token_loss(model: Transformer, batch: Tensor) -> tuple[Tensor, int]:
+def token_loss(model: Transformer, batch: Tensor) -> steps.Summed:
     """Cross-entropy of every next token: batch [B, T + 1] → (sum, count)."""
     targets = batch[:, 1:]
-    return losses.cross_entropy(model(batch[:, :-1]), targets, torch.ones_like(targets, dtype=torch.bool))
+    return losses.cross_entropy(
+        model(batch[:, :-1]), targets, torch.ones_like(targets, dtype=torch.bool)
+    )
 
 
 def validate(model: Transformer, held_out: TokenStream, config: Config) -> float:

@@ -1,12 +1,13 @@
-"""Rejection sampling: K answers a prompt, the best by reward, fine-tune again from the base (section 3.2.3).
+"""Rejection sampling: K answers a prompt, fine-tune the base on the best (section 3.2.3).
 
     puna rejection --run runs/v1 --model runs/sft/checkpoint --base runs/pretrain/checkpoint \\
         --helpfulness runs/helpfulness/checkpoint --safety runs/safety/checkpoint
 
-Reads prompts.jsonl, the newest chat model and both reward models. First a sweep on a few prompts finds the temperature
-whose best of K scores highest; then every prompt gets K answers and the best by the combined reward R_c is kept in
-samples.jsonl. The base model is fine-tuned on the best samples of this and all earlier versions, since training on
-the newest alone forgets (the paper's V3).
+Reads prompts.jsonl, the newest chat model and both reward models. First a sweep on a few prompts
+finds the temperature whose best of K scores highest; then every prompt gets K answers and the best
+by the combined reward R_c is kept in samples.jsonl. The base model is fine-tuned on the best
+samples of this and all earlier versions, since training on the newest alone forgets (the paper's
+V3).
 """
 
 from collections.abc import Sequence
@@ -33,16 +34,21 @@ from puna.text.tokenizer import Tokenizer
 @dataclass(frozen=True, kw_only=True)
 class Config:
     run: Path = Path("runs/rejection")  # folder of this stage
-    base: Path = Path("runs/pretrain/checkpoint")  # pretrained model, fine-tuned anew (paper: the base model)
+    # pretrained model, fine-tuned anew (paper: the base model)
+    base: Path = Path("runs/pretrain/checkpoint")
     model: Path = Path("runs/sft/checkpoint")  # newest chat model, which samples
     helpfulness: Path = Path("runs/helpfulness/checkpoint")  # helpfulness reward model
     safety: Path = Path("runs/safety/checkpoint")  # safety reward model
     prompts: Path = Path("runs/prepare/prompts.jsonl")  # dialogues that end with a user's message
-    earlier: tuple[Path, ...] = ()  # samples.jsonl of earlier versions, all kept (paper: V1, V2, ...)
-    dialogs: tuple[Path, ...] = ()  # further dialogues to learn beside: Ghost Attention, context distillation, SFT
+    # samples.jsonl of earlier versions, all kept (paper: V1, V2, ...)
+    earlier: tuple[Path, ...] = ()
+    # further dialogues to learn beside: Ghost Attention, context distillation, SFT
+    dialogs: tuple[Path, ...] = ()
     held_out: Path | None = None  # dialogues for the held-out loss
-    samples: Annotated[int, Meta(ge=2)] = 8  # K answers a prompt (paper: not stated, 10 to 100 studied)
-    temperatures: tuple[float, ...] = (0.6, 0.8, 1.0, 1.2)  # swept (paper: 0.6 to 1.5, best 1.2 to 1.3 after RLHF)
+    # K answers a prompt (paper: not stated, 10 to 100 studied)
+    samples: Annotated[int, Meta(ge=2)] = 8
+    # swept (paper: 0.6 to 1.5, best 1.2 to 1.3 after RLHF)
+    temperatures: tuple[float, ...] = (0.6, 0.8, 1.0, 1.2)
     sweep_prompts: int = 60  # prompts of the sweep
     prompt_count: int = 1500  # prompts that get K answers; 0: all of them
     safety_threshold: float = 0.15  # below it the safety reward overrules (paper: 0.15)
@@ -58,7 +64,8 @@ def main(config: Config) -> dict:
     if run.done:
         return run.figures
     _, tokenizer = checkpoint.load(config.model)
-    if not (run.folder / "rejection.json").exists():  # written after samples.jsonl, so both are whole
+    # rejection.json is written after samples.jsonl, so both are whole
+    if not (run.folder / "rejection.json").exists():
         write_json(run.folder / "rejection.json", sample(run, config))
     figures = read_json(run.folder / "rejection.json")["figures"]
     pool = [run.folder / "samples.jsonl", *config.earlier, *config.dialogs]
@@ -70,7 +77,10 @@ def main(config: Config) -> dict:
 
 
 def sample(run: Run, config: Config) -> dict:
-    """Sweep the temperature, sample K answers a prompt, write the best to samples.jsonl; returns curves and figures."""
+    """Sweep the temperature, sample K answers a prompt, write the best to samples.jsonl.
+
+    Returns the curves of the sweep and the figures.
+    """
     model, tokenizer = checkpoint.load(config.model)
     judge = RewardJudge.load(config.helpfulness, config.safety, config.safety_threshold)
     engine = Engine(model, tokenizer, rows=config.rows)
@@ -88,7 +98,12 @@ def sample(run: Run, config: Config) -> dict:
         Dialog(
             (*prompt.messages, *prompt.with_answer(texts[pick]).messages[-1:]),
             prompt.id,
-            {**prompt.tags, "last_only": True, "reward": row[pick], "version": config.run.parent.name},
+            {
+                **prompt.tags,
+                "last_only": True,
+                "reward": row[pick],
+                "version": config.run.parent.name,
+            },
         )
         for prompt, texts, row, pick in zip(prompts, answers, scores, chosen, strict=True)
         if texts[pick]

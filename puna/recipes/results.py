@@ -1,7 +1,8 @@
-"""results.json: everything a run found, gathered from its stage folders (docs/results.md describes the format)."""
+"""results.json: everything a run found, gathered from its stages (docs/results.md: the format)."""
 
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ from puna.text.files import read_dialogs, read_json
 
 FORMAT = 1
 SAMPLES_PER_KIND = 2  # dialogues of each kind that the report shows
+MACHINE = {  # what depends on the machine and its load
+    *("seconds", "cpu_seconds", "energy_wh", "energy_how", "peak_memory_mb"),
+    *("tokens_per_second", "mfu", "matmul_gflops"),
+}
 
 
 def collect(run: Path, settings: str, final: Path) -> dict[str, Any]:
-    """The results of a finished run folder; `final` is its last checkpoint, `settings` the resolved TOML."""
+    """The results of a finished run; `final`: last checkpoint, `settings`: the resolved TOML."""
     stages = [stage(path.parent, run) for path in ordered(run)]
     versions = read_json(run / "compare/versions.json")
     last_models = {kind: newest(run, kind) for kind in ("helpfulness", "safety")}
@@ -23,7 +28,11 @@ def collect(run: Path, settings: str, final: Path) -> dict[str, Any]:
         "final": str(final.relative_to(run)),
         "figures": {},
         "stages": stages,
-        "curves": {s["name"]: curve(run / s["name"]) for s in stages if (run / s["name"] / "metrics.jsonl").exists()},
+        "curves": {
+            s["name"]: curve(run / s["name"])
+            for s in stages
+            if (run / s["name"] / "metrics.jsonl").exists()
+        },
         "reward_models": {k: read_json(path / "report.json") for k, path in last_models.items()},
         "temperatures": read_json(newest(run, "rejection") / "rejection.json")["temperatures"],
         "versions": [version(row) for row in versions],
@@ -88,7 +97,7 @@ def retention(path: Path) -> dict[str, float]:
 
 
 def samples(run: Path, final: Path) -> list[dict[str, Any]]:
-    """A few held-out prompts of each kind with the first chat model's and the final model's answers."""
+    """A few held-out prompts of each kind, answered by the first chat model and the final one."""
     before = read_dialogs(run / "sft/evaluate/answers.jsonl")
     latest = read_dialogs(evaluation_of(run, final) / "answers.jsonl")
     shown: dict[str, int] = {}
@@ -118,7 +127,14 @@ def figures(
     for kind, folder in models.items():
         for name, value in read_json(folder / "stage.json")["figures"].items():
             found[f"rm.{kind}.{name}"] = value
-    names = ("helpfulness", "violation", "false_refusal", "reward_helpfulness", "reward_safety", "held_out_loss")
+    names = (
+        "helpfulness",
+        "violation",
+        "false_refusal",
+        "reward_helpfulness",
+        "reward_safety",
+        "held_out_loss",
+    )
     for name in names:
         for when, row in (("sft", versions[0]), ("final", versions[-1])):
             if isinstance(row.get(name), dict):
@@ -133,3 +149,19 @@ def figures(
         found[f"seconds.{each['name'].replace('/', '_')}"] = each["seconds"]
     found["seconds.total"] = sum(each["seconds"] for each in result["stages"])
     return found
+
+
+def repeatable(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What the same settings and seed give again: without times, costs, speeds and the folder."""
+    found = without_costs(results)
+    found.pop("name", None)
+    found.get("settings", {}).pop("run", None)
+    return found
+
+
+def without_costs(value: Any) -> Any:
+    """The value without the fields that depend on the machine, at every depth."""
+    if isinstance(value, Mapping):
+        kept = {k: v for k, v in value.items() if k.partition(".")[0] not in MACHINE}
+        return {k: without_costs(v) for k, v in kept.items()}
+    return [without_costs(each) for each in value] if isinstance(value, list) else value

@@ -1,12 +1,15 @@
-"""Reward model: chat checkpoint + human preferences → a model that scores answers (Llama 2, section 3.2.2).
+"""Reward model: chat model + preferences → a model that scores answers (Llama 2, section 3.2.2).
 
-    puna reward --kind helpfulness --run runs/helpfulness --model runs/sft/checkpoint --preferences h.jsonl --others s.jsonl
-    puna reward --kind safety --run runs/safety --model runs/sft/checkpoint --preferences s.jsonl --others h.jsonl
+    puna reward --kind helpfulness --run runs/helpfulness --model runs/sft/checkpoint \\
+        --preferences helpful.jsonl --others safe.jsonl
+    puna reward --kind safety --run runs/safety --model runs/sft/checkpoint \\
+        --preferences safe.jsonl --others helpful.jsonl
 
-Starts from a chat checkpoint whose next-token head is replaced by a scalar head, and learns
--log sigmoid(r_chosen - r_rejected - m(strength)) for one epoch; the safety model adds a cross-entropy on each answer's
-safe/unsafe label, and human 0/1 labels of single answers are learnt the same way. Writes checkpoint/, metrics.jsonl and
-report.json: accuracy by strength and safety bin, calibration, recall of unsafe answers, what length alone would reach.
+Starts from a chat checkpoint whose next-token head is replaced by a scalar head, and learns -log
+sigmoid(r_chosen - r_rejected - m(strength)) for one epoch; the safety model adds a cross-entropy on
+each answer's safe/unsafe label, and human 0/1 labels of single answers are learnt the same way.
+Writes checkpoint/, metrics.jsonl and report.json: accuracy by strength and safety bin, calibration,
+recall of unsafe answers, what length alone would reach.
 """
 
 import random
@@ -18,7 +21,6 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from msgspec import Meta
-from torch import Tensor
 
 from puna.data.batches import by_length, pad
 from puna.evaluation import floor, preference
@@ -38,15 +40,19 @@ from puna.text.tokenizer import Tokenizer
 class Config:
     kind: Literal["helpfulness", "safety"] = "helpfulness"  # which of the paper's two models
     run: Path = Path("runs/reward")  # folder of this stage
-    model: Path = Path("runs/sft/checkpoint")  # chat checkpoint to start from (paper: the chat model)
+    # chat checkpoint to start from (paper: the chat model)
+    model: Path = Path("runs/sft/checkpoint")
     preferences: tuple[Path, ...] = ()  # comparisons of this kind, all of them used
     others: tuple[Path, ...] = ()  # comparisons of the other kind, mixed in up to `others_share`
     labels: tuple[Path, ...] = ()  # single answers with a human 0/1 reward
     held_out: tuple[Path, ...] = ()  # comparisons to test on
     held_out_labels: tuple[Path, ...] = ()  # labelled answers to test on
-    others_share: Annotated[float, Meta(ge=0, lt=1)] = 0.5  # of the training mix (paper: 0.5 helpfulness, 0.1 safety)
-    margin: Literal["none", "small", "large"] = "small"  # m(strength), Table 27 (paper: tried all, final not stated)
-    safety_weight: float = 1.0  # of the auxiliary safety loss, on pairs with a safety bin (paper: weight not stated)
+    # of the training mix (paper: 0.5 helpfulness, 0.1 safety)
+    others_share: Annotated[float, Meta(ge=0, lt=1)] = 0.5
+    # m(strength), Table 27 (paper: tried all, final not stated)
+    margin: Literal["none", "small", "large"] = "small"
+    # of the auxiliary safety loss, on pairs with a safety bin (paper: weight not stated)
+    safety_weight: float = 1.0
     epochs: int = 1  # passes over the data (paper: 1, longer over-fits)
     batch_size: int = 64  # comparisons in one optimiser step (paper: 512)
     micro_tokens: int = 6144  # tokens of padded answers in one forward pass
@@ -60,7 +66,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Example:
-    """A comparison (rows 2, margin, maybe two safe/unsafe labels) or one labelled answer (rows 1)."""
+    """A comparison (2 rows, margin, maybe two safety labels) or one labelled answer (1 row)."""
 
     rows: tuple[list[int], ...]
     margin: float = 0.0
@@ -79,7 +85,9 @@ def main(config: Config) -> dict:
     model = RewardModel(trunk, steps.generator(config.seed, "head"))
     learner = steps.Learner(model, config.optim)
     preferences, labels = mixture(config), [x for path in config.labels for x in read_labels(path)]
-    examples, left_out = encode_examples(preferences, labels, tokenizer, config, trunk.args.max_seq_len)
+    examples, left_out = encode_examples(
+        preferences, labels, tokenizer, config, trunk.args.max_seq_len
+    )
     batches = [
         torch.randperm(len(examples), generator=steps.generator(config.seed, "order", epoch)).split(
             config.batch_size
@@ -90,14 +98,15 @@ def main(config: Config) -> dict:
     modules, optimizers = {"model": model}, {"model": learner.optimizer}
     start, _ = checkpoint.load_state(run.folder, modules, optimizers) or (0, {})
     run.rewind(start)
-    with run.track(len(order), f"{config.kind} reward model") as advance:
-        advance(start)
+    with run.track(len(order), f"{config.kind} reward model", start) as advance:
         for step in range(start, len(order)):
             chosen = [examples[number] for number in order[step]]
             groups = by_length([e.length for e in chosen], config.micro_tokens // 2)
             parts = [[chosen[i] for i in group] for group in groups]
             lr = optim.cosine(step, len(order), config.optim)
-            numbers = learner.learn(parts, lambda part: reward_loss(model, part, config.safety_weight), lr)
+            numbers = learner.learn(
+                parts, lambda part: reward_loss(model, part, config.safety_weight), lr
+            )
             run.log(step, **numbers)
             advance(1)
             if steps.every(step, config.save_every, 0) and step + 1 < len(order):
@@ -108,7 +117,7 @@ def main(config: Config) -> dict:
 
 
 def mixture(config: Config) -> list[Preference]:
-    """All comparisons of this kind, and as many others as `others_share` allows, drawn uniformly (section 3.2.2)."""
+    """All comparisons of this kind, and others up to `others_share`, drawn uniformly (3.2.2)."""
     own = [p for path in config.preferences for p in read_preferences(path)]
     others = [p for path in config.others for p in read_preferences(path)]
     wanted = round(len(own) * config.others_share / (1 - config.others_share))
@@ -128,7 +137,8 @@ def encode_examples(
     examples = []
     for pair in preferences:
         rows = tuple(
-            encode_dialog(pair.dialog.with_answer(text), tokenizer)[0] for text in (pair.chosen, pair.rejected)
+            encode_dialog(pair.dialog.with_answer(text), tokenizer)[0]
+            for text in (pair.chosen, pair.rejected)
         )
         safe = safe_labels(pair) if config.kind == "safety" else ()
         examples.append(Example(rows, margins[pair.strength], safe))
@@ -148,16 +158,19 @@ def safe_labels(pair: Preference) -> tuple[bool, ...]:
     }.get(pair.safety or "", ())
 
 
-def reward_loss(model: RewardModel, part: Sequence[Example], safety_weight: float) -> tuple[Tensor, int]:
-    """Ranking loss of the comparisons plus weighted cross-entropy of the labels: (sum, examples)."""
+def reward_loss(model: RewardModel, part: Sequence[Example], safety_weight: float) -> steps.Summed:
+    """Ranking loss of the comparisons plus weighted cross-entropy of the labels; sum, examples."""
     pairs = [e for e in part if len(e.rows) == 2]
     singles = [e for e in part if len(e.rows) == 1]
-    batch = pad([e.rows[0] for e in pairs] + [e.rows[1] for e in pairs] + [e.rows[0] for e in singles])
+    batch = pad(
+        [e.rows[0] for e in pairs] + [e.rows[1] for e in pairs] + [e.rows[0] for e in singles]
+    )
     scores = model(batch.tokens, batch.last)
     chosen, rejected, single = scores.split([len(pairs), len(pairs), len(singles)])
     total = scores.sum() * 0.0
     if pairs:
-        total = total + losses.ranking_loss(chosen, rejected, torch.tensor([e.margin for e in pairs]))[0]
+        margins = torch.tensor([e.margin for e in pairs])
+        total = total + losses.ranking_loss(chosen, rejected, margins)[0]
     labelled = torch.tensor([bool(e.labels) for e in pairs], dtype=torch.bool)
     if labelled.any():
         truth = torch.tensor([e.labels for e in pairs if e.labels]).T.flatten()
@@ -195,20 +208,24 @@ def pair_report(
     test: Sequence[Preference],
     config: Config,
 ) -> dict:
-    """Accuracy by strength and bin, calibration, length control; for safety also the recall of unsafe answers."""
+    """Accuracy by strength and bin, calibration, length; for safety: recall of unsafe answers."""
     rng = np.random.default_rng(steps.derive(config.seed, "report"))
     chosen = steps.score(model, tokenizer, [p.dialog.with_answer(p.chosen) for p in test])
     rejected = steps.score(model, tokenizer, [p.dialog.with_answer(p.rejected) for p in test])
     scored = [
-        preference.ScoredPair(c, r, p.strength, p.safety, len(p.chosen.split()), len(p.rejected.split()))
+        preference.ScoredPair(
+            c, r, p.strength, p.safety, len(p.chosen.split()), len(p.rejected.split())
+        )
         for c, r, p in zip(chosen, rejected, test, strict=True)
     ]
     lengths = [(len(p.chosen.split()), len(p.rejected.split())) for p in train]
     result = preference.reward_report(scored, rng, lengths)
     if config.floor:
-        texts = [[(p.chosen, p.rejected) for p in part] for part in (train, test)]
-        result["floor"] = floor.pair_floor(*texts).to_json()
-    binned = [(c, r, safe_labels(p)) for c, r, p in zip(chosen, rejected, test, strict=True) if p.safety]
+        known, asked = ([(p.chosen, p.rejected) for p in part] for part in (train, test))
+        result["floor"] = floor.pair_floor(known, asked).to_json()
+    binned = [
+        (c, r, safe_labels(p)) for c, r, p in zip(chosen, rejected, test, strict=True) if p.safety
+    ]
     if config.kind == "safety" and binned:
         scores = [steps.sigmoid(x) for c, r, _ in binned for x in (c, r)]
         found = preference.unsafe_recall(scores, [safe for *_, both in binned for safe in both])
@@ -228,7 +245,9 @@ def label_report(
     scores = steps.score(model, tokenizer, [x.dialog.with_answer(x.completion) for x in test])
     result = {"auc": preference.auc_estimate(scores, [x.label for x in test], rng).to_json()}
     if config.floor:
-        texts = [[prompt_text(x.dialog) + " " + x.completion for x in part] for part in (train, test)]
+        texts = [
+            [prompt_text(x.dialog) + " " + x.completion for x in part] for part in (train, test)
+        ]
         truth = [[x.label for x in part] for part in (train, test)]
         fitted = floor.label_floor((texts[0], truth[0]), (texts[1], truth[1]), rng)
         result["auc_floor"] = fitted.to_json()

@@ -2,9 +2,10 @@
 
     puna sft --run runs/sft --model runs/pretrain/checkpoint --dialogs dialogs.jsonl
 
-Reads a checkpoint and dialogs.jsonl; writes checkpoint/ and metrics.jsonl. Prompts and answers are packed to fill the
-sequence; the loss is zero on everything but the assistant's answers. A packed dialogue sees itself only: the paper
-leaves attention across packed examples open, and this way an answer is learnt under the prompt it will be given.
+Reads a checkpoint and dialogs.jsonl; writes checkpoint/ and metrics.jsonl. Prompts and answers are
+packed to fill the sequence; the loss is zero on everything but the assistant's answers. A packed
+dialogue sees itself only: the paper leaves attention across packed examples open, and this way an
+answer is learnt under the prompt it will be given.
 """
 
 from collections.abc import Sequence
@@ -41,7 +42,8 @@ class Tuning:
 class Config:
     run: Path = Path("runs/sft")  # folder of this stage
     model: Path = Path("runs/pretrain/checkpoint")  # checkpoint to start from
-    dialogs: tuple[Path, ...] = (Path("runs/prepare/dialogs.jsonl"),)  # dialogues to learn (paper: 27,540)
+    # dialogues to learn (paper: 27,540)
+    dialogs: tuple[Path, ...] = (Path("runs/prepare/dialogs.jsonl"),)
     held_out: Path | None = None  # dialogues for the held-out loss
     seed: int = 0  # order of the dialogues
     tuning: Tuning = field(default_factory=Tuning)  # optimisation
@@ -67,9 +69,10 @@ def fine_tune(
     tuning: Tuning,
     seed: int,
 ) -> dict:
-    """Train `model` on the answers of `dialogs` and write `run`/checkpoint; resumes where it was stopped.
+    """Train `model` on the answers of `dialogs` and write `run`/checkpoint; resumes if stopped.
 
-    A dialogue tagged `last_only` trains its last answer alone (Ghost Attention, section 3.3). Returns the figures.
+    A dialogue tagged `last_only` trains its last answer alone (Ghost Attention, section 3.3).
+    Returns the figures.
     """
     flags = [bool(dialog.tags.get("last_only")) for dialog in dialogs]
     examples, left_out = steps.encode_all(dialogs, tokenizer, tuning.seq_len, flags)
@@ -78,8 +81,7 @@ def fine_tune(
     modules, optimizers = {"model": model}, {"model": learner.optimizer}
     start, _ = checkpoint.load_state(run.folder, modules, optimizers) or (0, {})
     run.rewind(start)
-    with run.track(len(packed), "fine-tune") as advance:
-        advance(start)
+    with run.track(len(packed), "fine-tune", start) as advance:
         for step in range(start, len(packed)):
             parts = steps.micro(packed.batch(step), tuning.micro_batch_size)
             lr = optim.cosine(step, len(packed), tuning.optim)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,12 @@ from puna.text.tokenizer import Tokenizer
 
 NON_FINITE_LIMIT = 5  # steps in a row without a finite gradient before a run stops
 
+M = TypeVar("M", bound=nn.Module)
+Summed = tuple[Tensor, Tensor | int]  # a loss summed over what it counts, and the count
+
 
 def derive(*parts: object) -> int:
-    """A seed from any values, the same on every machine: the first 8 bytes of their SHA-256, 63 bits."""
+    """A seed from any values, the same on every machine: 63 bits of their SHA-256."""
     text = "\x1f".join(map(str, parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -33,32 +37,30 @@ def generator(*parts: object) -> torch.Generator:
     return torch.Generator().manual_seed(derive(*parts))
 
 
-class Learner:
-    """A module, its AdamW, and the one way a step is taken: sums accumulated, divided once, clipped, applied."""
+class Learner(Generic[M]):
+    """A module and its AdamW. A step: sums accumulated, divided once, clipped, applied."""
 
-    def __init__(self, module: nn.Module, config: optim.OptimConfig):
+    def __init__(self, module: M, config: optim.OptimConfig):
         self.module, self.config = module, config
         self.optimizer = optim.adamw(module, config)
         self.skipped = 0  # steps in a row without a finite gradient
 
-    def learn(
-        self, parts: Iterable, loss_of: Callable[..., tuple[Tensor, int]], lr: float
-    ) -> dict[str, float]:
+    def learn(self, parts: Iterable, loss_of: Callable[..., Summed], lr: float) -> dict[str, float]:
         """One optimiser step on the mean over all that the parts count (tokens, pairs).
 
-        `loss_of(part)` gives (sum, count). A step whose gradient is not finite changes nothing and is counted;
-        five in a row stop the run.
+        `loss_of(part)` gives (sum, count). A step whose gradient is not finite changes nothing and
+        is counted; five in a row stop the run.
         """
         total, count = 0.0, 0
         for part in parts:
             loss, counted = loss_of(part)
             loss.backward()
             total, count = total + float(loss.detach()), count + int(counted)
-        parameters = [p for p in self.module.parameters() if p.grad is not None]
-        for parameter in parameters:
-            parameter.grad.div_(max(count, 1))
+        for parameter in self.module.parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(max(count, 1))
         try:
-            norm = float(optim.clip_gradients(parameters, self.config.clip))
+            norm = optim.clip_gradients(self.module.parameters(), self.config.clip)
             optim.set_lr(self.optimizer, lr)
             self.optimizer.step()
             self.skipped = 0
@@ -66,25 +68,37 @@ class Learner:
             norm, self.skipped = math.nan, self.skipped + 1
         self.optimizer.zero_grad(set_to_none=True)
         if self.skipped >= NON_FINITE_LIMIT:
-            raise InputError(f"the gradient was not finite {self.skipped} steps in a row; lower optim.lr={lr}")
+            raise InputError(
+                f"the gradient was not finite {self.skipped} steps in a row; lower optim.lr={lr}"
+            )
         return {"loss": total / max(count, 1), "grad_norm": norm, "lr": lr}
 
 
-def answer_loss(model: Transformer, batch: Batch) -> tuple[Tensor, int]:
-    """Cross-entropy summed over the answers' tokens, and their count; prompts cost nothing (section 3.1)."""
+def answer_loss(model: Transformer, batch: Batch) -> Summed:
+    """Cross-entropy summed over the answers' tokens, and their count (section 3.1).
+
+    Prompts cost nothing.
+    """
     mask = batch.attention()[:, :, :-1, :-1]
     hidden = model.hidden(batch.tokens[:, :-1], batch.positions[:, :-1], mask)
     wanted = batch.mask[:, 1:]
     logits = model.output(hidden[wanted])  # only the rows that are trained on: [answers, vocab]
-    return losses.cross_entropy(logits, batch.tokens[:, 1:][wanted], torch.ones(len(logits), dtype=torch.bool))
+    return losses.cross_entropy(
+        logits, batch.tokens[:, 1:][wanted], torch.ones(len(logits), dtype=torch.bool)
+    )
 
 
 def encode_all(
-    dialogs: Sequence[Dialog], tokenizer: Tokenizer, seq_len: int, last_only: bool | Sequence[bool] = False
+    dialogs: Sequence[Dialog],
+    tokenizer: Tokenizer,
+    seq_len: int,
+    last_only: bool | Sequence[bool] = False,
 ) -> tuple[list[Encoded], int]:
-    """Token ids and masks of dialogues, and how many were left out because they are longer than `seq_len`.
+    """Token ids and masks of dialogues, and how many were left out because they are longer than
+    `seq_len`.
 
-    Where `last_only` is true only the last answer is trained on, as Ghost Attention wants it (section 3.3).
+    Where `last_only` is true only the last answer is trained on, as Ghost Attention wants it
+    (section 3.3).
     """
     flags = [last_only] * len(dialogs) if isinstance(last_only, bool) else last_only
     encoded, left_out = [], 0
@@ -109,11 +123,15 @@ def last_answer(mask: list[bool]) -> list[bool]:
 class Packed:
     """Packed batches of an epoch-wise shuffled set; `batch(step)` depends on (seed, step) alone."""
 
-    def __init__(self, examples: list[Encoded], batch_size: int, seq_len: int, epochs: int, seed: int):
+    def __init__(
+        self, examples: list[Encoded], batch_size: int, seq_len: int, epochs: int, seed: int
+    ):
         self.examples, self.seq_len = examples, seq_len
         self.batches: list[list[list[int]]] = []
         for epoch in range(epochs):
-            order = torch.randperm(len(examples), generator=generator(seed, "order", epoch)).tolist()
+            order = torch.randperm(
+                len(examples), generator=generator(seed, "order", epoch)
+            ).tolist()
             rows = pack(examples, seq_len, order)
             mixed = torch.randperm(len(rows), generator=generator(seed, "rows", epoch)).tolist()
             rows = [rows[i] for i in mixed]
@@ -132,7 +150,7 @@ def micro(batch: Batch, size: int) -> list[Batch]:
 
 
 @torch.no_grad()
-def mean_loss(parts: Iterable, loss_of: Callable[..., tuple[Tensor, int]]) -> float:
+def mean_loss(parts: Iterable, loss_of: Callable[..., Summed]) -> float:
     """The mean loss over all that the parts count, without gradients."""
     total, count = 0.0, 0
     for part in parts:
@@ -187,7 +205,7 @@ class Speed:
 
 
 def flops_per_token(model: Transformer, seq_len: int) -> float:
-    """Training cost of a token: 6 per weight in a product, plus the causal half of attention's two products."""
+    """Training cost of a token: 6 a weight in a product, and the causal half of attention's two."""
     args = model.args
     weights = sum(p.numel() for p in model.parameters()) - model.tok_embeddings.weight.numel()
     return 6.0 * weights + 6.0 * args.n_layers * args.dim * seq_len
@@ -201,7 +219,5 @@ def require(path: Path, made_by: str) -> Path:
 
 
 def every(step: int, interval: int, total: int) -> bool:
-    """Whether to act after `step` (counted from 0): at each interval and at the end; interval 0 means at the end."""
+    """Whether to act after `step` (from 0): at each interval (0: none) and at the end."""
     return step + 1 == total or (interval > 0 and (step + 1) % interval == 0)
-
-

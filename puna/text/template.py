@@ -105,7 +105,7 @@ def _encode(segment: _Segment, tokenizer: Tokenizer) -> list[int]:
 
 
 def before_tag(text: str) -> str:
-    """The text up to the first tag of the chat format, stripped: what a model says is held to the same rule."""
+    """The text up to the first tag of the chat format, stripped: the rule for what a model says."""
     found = _TAG.search(text)
     return (text[: found.start()] if found else text).strip()
 

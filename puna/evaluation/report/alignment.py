@@ -120,6 +120,8 @@ def versions(results: Results) -> Section:
 
 def is_share(name: str) -> bool:
     """Whether a field of a version is a share of cases, shown in percent."""
+    if name.endswith("_interval"):
+        return False
     return name in ("helpfulness", "violation") or name.startswith(("false_refusal", "win_rate"))
 
 
