@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=1 python benchmarks/kill_resume.py --kills 20 --preset presets/micro/cafe.toml
 
-A kill is SIGKILL: the process can write nothing more. The moments are uniform over the whole work,
-measured by the seconds that each stage takes undisturbed; a kill counts if the process was alive. A
-run that ends before all kills were made is compared, and another one begun. Prints where each kill
-struck, and at the end whether the repeatable results of every run equal those of the undisturbed
-one; exit status 1 if any differs. Last result: docs/log.md.
+A kill is SIGKILL: the process can write nothing more. The moments are drawn one from each
+equal part of the whole work, measured by the seconds that each stage takes undisturbed; a kill
+counts if the process was alive. A run that ends before all kills were made is compared, and another
+one begun. Prints where each kill struck, and at the end whether the repeatable results of every run
+equal those of the undisturbed one; exit status 1 if any differs. Last result: docs/log.md.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from puna.recipes.results import repeatable
 
 ROOT = Path(__file__).resolve().parent.parent
 MICRO = ROOT / "presets/micro/cafe.toml"
-# The first optimiser of a process imports PyTorch's compiler (0.8 s). Imported here before the first
+# The first optimiser of a process imports the compiler of PyTorch (0.8 s): here, before the first
 # stage, so that the kills strike at work and not at this.
 START = "import sys, torch._dynamo, puna.cli; sys.exit(puna.cli.main())"
 
@@ -75,7 +75,7 @@ def run_killed(
     """
     found = Killed()
     begins = dict(zip(whole, accumulate(whole.values(), initial=0.0), strict=False))
-    moments = sorted(rng.uniform(0.0, sum(whole.values())) for _ in range(kills))
+    moments = [(n + rng.random()) * sum(whole.values()) / kills for n in range(kills)]
     for moment in [*moments, math.inf]:
         found.starts += 1
         stage = work(command(preset, folder), begins, moment)

@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ppo": ("puna.recipes.ppo", "proximal policy optimisation against the reward"),
     "distill": ("puna.recipes.distill", "Ghost Attention and safety context distillation"),
     "align": ("puna.recipes.align", "the rounds of RLHF, V1 to V5"),
-    "evaluate": ("puna.recipes.evaluate", "benchmarks, safety, win rates"),
+    "evaluate": ("puna.recipes.evaluate", "helpfulness, safety, persona, win rate of a chat model"),
     "compare": ("puna.recipes.compare", "versions side by side by the last reward models"),
     "chat": ("puna.recipes.chat", "talk to a model in the terminal"),
 }

@@ -50,7 +50,10 @@ class Run:
             raise InputError(f"{folder}: is a file, expected a folder")
         text = settings.dump(config)
         _check_settings(folder, text)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise InputError(f"{folder}: a file stands in its path, expected folders") from None
         lock = Lock.take(folder / "run.lock")
         try:
             if not (folder / "config.toml").exists():

@@ -222,7 +222,7 @@ def _transcripts(rng: Random) -> Iterator[str]:
 
 
 def _theatre(rng: Random) -> Iterator[str]:
-    """Scenes of a play in the cafe: a role is given, and the barista keeps to it in the answers below."""
+    """Scenes of a play in the cafe: a role is given, and the barista keeps to it below."""
     while True:
         persona = draw_persona(rng, False)
         lines = [f"Role: {persona.instruction(rng.random() < 0.5)}"]

@@ -142,19 +142,22 @@ def persona_retention(
     holds: Judge,
     params: SamplingParams,
     track: Track | None = None,
+    fits: Callable[[Dialog], bool] = lambda dialog: True,
 ) -> dict[int, Estimate]:
     """The share of answers in which the persona of turn 1 still holds, by turn (Table 30).
 
     Each dialog ends with the user message of turn 1 (and its system message, if that is where the
     persona stands); tags["persona"] says what must hold and tags["user_turns"] lists the user
     messages of turns 2, 3, .... The model's own answers stay in the dialog. All dialogs advance
-    one turn together as one batch; a dialog that has no further user message leaves.
+    one turn together as one batch; a dialog leaves that has no further user message, or that no
+    longer `fits` into the model's context (the estimate's n says how many are left).
     """
     for dialog in dialogs:
         check_persona(dialog)
     active = [(dialog, list(dialog.tags["user_turns"])) for dialog in dialogs]
     found: dict[int, Estimate] = {}
     for turn in range(1, 2 + max((len(turns) for _, turns in active), default=0)):
+        active = [(dialog, turns) for dialog, turns in active if fits(dialog)]
         asked = [dialog for dialog, _ in active]
         if not asked:
             break

@@ -161,7 +161,7 @@ class Transformer(nn.Module):
     def __init__(self, args: ModelArgs):
         super().__init__()
         self.args = args
-        # Zero until drawn or loaded: a draw on "meta" imports PyTorch's compiler, which takes 0.7 s.
+        # Zero until drawn or loaded: a draw on "meta" imports PyTorch's compiler: 0.7 s.
         empty = torch.zeros(args.vocab_size, args.dim)
         self.tok_embeddings = nn.Embedding.from_pretrained(empty, freeze=False)
         self.layers = nn.ModuleList(Block(args) for _ in range(args.n_layers))

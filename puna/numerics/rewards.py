@@ -69,7 +69,7 @@ def combined_score(
 
 
 def logit(p: Tensor, eps: float = 1e-6) -> Tensor:
-    """R_c: the safety score on safety prompts or where it is below the threshold, else helpfulness.
+    """log(p / (1 - p)), the inverse of the sigmoid, p first clamped to [eps, 1 - eps]; float32.
 
     ValueError for probabilities outside [0, 1] and for an eps that float32 cannot tell from 0 next
     to 1.

@@ -56,6 +56,15 @@ def main(config: Config) -> dict:
         return versions(Pipeline(config.run, board, config.gates), config)
 
 
+def check(config: Config) -> None:
+    """InputError where the settings cannot work together, before anything is run."""
+    if judges.world_of(config.world) is None and config.versions > 1:
+        raise InputError(
+            f"align.versions={config.versions}: expected 1, since world={config.world!r} has no "
+            "annotators to ask anew"
+        )
+
+
 def plan(config: Config, world: str) -> list[str]:
     """The names of all stages in order, for the console."""
     names = []
@@ -85,10 +94,7 @@ class Version:
 
 def versions(pipeline: Pipeline, config: Config, evaluation: Path | None = None) -> dict:
     """All versions in order; `evaluation` is the first chat model's. Returns the last files."""
-    if config.world == "none" and config.versions > 1:
-        raise InputError(
-            f"versions={config.versions}: without a world to judge, there is one version"
-        )
+    check(config)
     state = Version(config.model, config.model, evaluation)
     for number in range(1, config.versions + 1):
         name, folder = f"v{number}", config.run / f"v{number}"

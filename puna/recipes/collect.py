@@ -1,6 +1,6 @@
 """Collect preferences: two answers from two model variants, judged (Llama 2, section 3.2.1).
 
-    puna collect --run runs/collect --models runs/v1/checkpoint runs/sft/checkpoint
+    puna collect --run runs/collect --models=runs/v1/checkpoint,runs/sft/checkpoint
 
 Reads prompts.jsonl and one or two chat checkpoints; writes preferences_helpfulness.jsonl and
 preferences_safety.jsonl, each with a held-out part by prompt, in the record that the annotation

@@ -1,6 +1,6 @@
 """Compare versions: the answers of each, scored by the last reward models (Figure 11).
 
-    puna compare --run runs/compare --evaluations runs/sft/evaluate runs/v1/evaluate \\
+    puna compare --run runs/compare --evaluations=runs/sft/evaluate,runs/v1/evaluate \\
         --helpfulness runs/v1/helpfulness/checkpoint --safety runs/v1/safety/checkpoint
 
 The rewards written while a version was made come from that version's own reward models and cannot

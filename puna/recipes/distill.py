@@ -13,6 +13,7 @@ Writes dialogs.jsonl and the fine-tuned checkpoint/.
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from puna.engine.engine import Engine
@@ -57,10 +58,11 @@ def main(config: Config) -> dict:
     model, tokenizer = checkpoint.load(config.model)
     if not (run.folder / "distill.json").exists():  # written after dialogs.jsonl, so both are whole
         engine = Engine(model, tokenizer, rows=config.rows)
-        ghosts = ghost_attention(run, engine, config) if config.personas else []
+        ghosts, cut = ghost_attention(run, engine, config) if config.personas else ([], 0)
         safe, asked = context_distillation(run, engine, config)
         write_dialogs(run.folder / "dialogs.jsonl", ghosts + safe)
         figures = {"ghost_examples": len(ghosts), "context_kept": len(safe), "context_asked": asked}
+        figures |= {"ghost_dialogs_cut": cut} if cut else {}
         write_json(run.folder / "distill.json", figures)
     figures = read_json(run.folder / "distill.json")
     replay = [dialog for path in config.replay for dialog in read_dialogs(path)]
@@ -71,29 +73,44 @@ def main(config: Config) -> dict:
     return run.finish(**figures, replayed=len(replay), **tuned)
 
 
-def ghost_attention(run: Run, engine: Engine, config: Config) -> list[Dialog]:
-    """Persona dialogues answered with the instruction in every message, then told without it."""
+def ghost_attention(run: Run, engine: Engine, config: Config) -> tuple[list[Dialog], int]:
+    """Persona dialogues answered with the instruction in every message, then told without it.
+
+    Also returns how many dialogues were cut short because they outgrew the model's context.
+    """
     assert config.personas is not None
     rng = random.Random(steps.derive(config.seed, "personas"))
     found = read_dialogs(config.personas)
     dialogs = rng.sample(found, min(config.ghost_dialogs, len(found)))
-    spoken: dict[int, Dialog] = {}
-    turns = max(len(user_turns(d)) for d in dialogs)
-    with run.track(sum(len(user_turns(d)) for d in dialogs), "Ghost Attention") as advance:
-        for turn in range(turns):
-            active = [i for i, d in enumerate(dialogs) if len(user_turns(d)) > turn]
-            asked = [guided(spoken.get(i), dialogs[i], turn) for i in active]
-            params = sampling(config, "ghost", turn)
-            answers = engine.generate(asked, params, track=advance)
-            for i, prompt, row in zip(active, asked, answers, strict=True):
-                spoken[i] = prompt.with_answer(row[0].text or "...")
+    spoken = speak(run, engine, dialogs, config)
     examples = []
-    for number, dialog in enumerate(dialogs):
-        lengths = {len(user_turns(dialog))}
-        while len(lengths) < min(config.ghost_prefixes, len(user_turns(dialog))):
-            lengths.add(rng.randint(1, len(user_turns(dialog))))
-        examples += [ghost(dialog, spoken[number], turns) for turns in sorted(lengths)]
-    return examples
+    for dialog, said in zip(dialogs, spoken, strict=True):
+        lengths = {said.turns}
+        while len(lengths) < min(config.ghost_prefixes, said.turns):
+            lengths.add(rng.randint(1, said.turns))
+        examples += [ghost(dialog, said, turns) for turns in sorted(lengths)]
+    cut = sum(s.turns < len(user_turns(d)) for s, d in zip(spoken, dialogs, strict=True))
+    return examples, cut
+
+
+def speak(run: Run, engine: Engine, dialogs: Sequence[Dialog], config: Config) -> list[Dialog]:
+    """The dialogues with an answer to every message, all of them turn by turn together.
+
+    A dialogue ends early where its next turn has no room in the model's context.
+    """
+    spoken: dict[int, Dialog] = {}
+    fits = partial(steps.fits, engine.model, engine.tokenizer, config.max_tokens)
+    with run.track(sum(len(user_turns(d)) for d in dialogs), "Ghost Attention") as advance:
+        for turn in range(max(len(user_turns(d)) for d in dialogs)):
+            on = [i for i, d in enumerate(dialogs) if len(user_turns(d)) > turn]
+            on = [i for i in on if turn == 0 or spoken[i].turns == turn]  # not cut before
+            asked = {i: guided(spoken.get(i), dialogs[i], turn) for i in on}
+            asked = {i: prompt for i, prompt in asked.items() if turn == 0 or fits(prompt)}
+            prompts, params = list(asked.values()), sampling(config, "ghost", turn)
+            answers = engine.generate(prompts, params, track=advance)
+            for (i, prompt), row in zip(asked.items(), answers, strict=True):
+                spoken[i] = prompt.with_answer(row[0].text or "...")
+    return [spoken[i] for i in range(len(dialogs))]
 
 
 def guided(spoken: Dialog | None, dialog: Dialog, turn: int) -> Dialog:

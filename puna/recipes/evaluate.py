@@ -1,6 +1,6 @@
 """Evaluate a chat model: helpfulness, safety, needless refusals, and how long it keeps a persona.
 
-    puna evaluate --run runs/eval --model runs/v1/checkpoint --before runs/sft/checkpoint
+    puna evaluate --run runs/eval --model runs/v1/checkpoint --before runs/sft/evaluate
 
 Answers held-out prompts. Where the world's truth is known (the embedded cafe) helpfulness,
 violations, false refusals and persona retention by turn are judged by it; the reward models, where
@@ -20,7 +20,7 @@ from puna.errors import InputError
 from puna.evaluation import chat, compare
 from puna.evaluation.intervals import bootstrap_mean
 from puna.model import checkpoint
-from puna.recipes import judges
+from puna.recipes import judges, steps
 from puna.recipes.sft import Tuning, held_out_loss
 from puna.run import Run
 from puna.text.completion import SamplingParams
@@ -68,7 +68,8 @@ def main(config: Config) -> dict:
     details: dict = {}
     if config.dialogs and config.dialogs.exists():
         held_out = read_dialogs(config.dialogs)
-        figures["held_out_loss"] = held_out_loss(model, tokenizer, held_out, Tuning())
+        rows = Tuning(seq_len=model.args.max_seq_len)
+        figures["held_out_loss"] = held_out_loss(model, tokenizer, held_out, rows)
     world = judges.world_of(config.world)
     if world:
         details |= by_truth(world, prompts, answers)
@@ -80,8 +81,9 @@ def main(config: Config) -> dict:
     if world and config.personas:
         personas = read_dialogs(config.personas)
         kept = partial(persona_kept, world)
+        fits = partial(steps.fits, model, tokenizer, config.max_tokens)
         with run.track(sum(1 + len(p.tags["user_turns"]) for p in personas), "persona") as advance:
-            found = chat.persona_retention(engine, personas, kept, params, advance)
+            found = chat.persona_retention(engine, personas, kept, params, advance, fits)
         details["persona"] = {str(turn): rate.to_json() for turn, rate in found.items()}
     write_json(run.folder / "evaluation.json", details)
     for name, value in details.items():

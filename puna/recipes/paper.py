@@ -46,6 +46,7 @@ class Config:
 
 
 def main(config: Config) -> dict:
+    align.check(replace(config.align, world=config.prepare.world))
     names = plan(config)
     with Board([(name, "") for name in names], title=f"puna paper → {config.run}") as board:
         pipeline = Pipeline(config.run, board, config.gates.stop)

@@ -69,4 +69,4 @@ class Pipeline:
         line = f"{name} failed its check: {gate.wanted.format_map(figures)}"
         self.board.note(line)
         if self.gates:
-            raise GateError(f"{line} (go on regardless with --gates=false)")
+            raise GateError(f"{line} (--gates.stop=false goes on regardless)")

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from puna.data.batches import by_length, pad
 from puna.engine.engine import Engine
+from puna.errors import InputError
 from puna.model import checkpoint
 from puna.model.heads import ValueModel
 from puna.model.transformer import Transformer
@@ -43,9 +44,13 @@ class Config:
     safety: Path = Path("runs/safety/checkpoint")  # safety reward model
     prompts: Path = Path("runs/prepare/prompts.jsonl")  # dialogues that end with a user's message
     held_out: Path = Path("runs/prepare/prompts_held_out.jsonl")  # prompts for early stopping
-    steps: int = 20  # iterations (paper: 200 to 400)
-    batch_size: int = 128  # answers in one iteration (paper: 512)
-    mini_batch_size: int = 32  # answers in one gradient step, each used once (paper: 64)
+    steps: Annotated[int, Meta(ge=0)] = (
+        20  # iterations; 0: none in `puna align` (paper: 200 to 400)
+    )
+    batch_size: Annotated[int, Meta(ge=1)] = 128  # answers in one iteration (paper: 512)
+    mini_batch_size: Annotated[int, Meta(ge=1)] = (
+        32  # answers in one gradient step, each used once (paper: 64)
+    )
     micro_tokens: int = 4096  # tokens of padded answers in one forward pass
     beta: float = 0.01  # price of divergence from pi_0 (paper: 0.01 for 7B and 13B, 0.005 above)
     clip: float = 0.2  # of the probability ratio (paper: 0.2)
@@ -100,6 +105,8 @@ def main(config: Config) -> dict:
     run = Run.start(config.run, config)
     if run.done:
         return run.figures
+    if config.steps == 0:
+        raise InputError("steps=0: expected 1 or more iterations")
     policy, tokenizer = checkpoint.load(config.model)
     reference, _ = checkpoint.load(config.model)
     judge = RewardJudge.load(config.helpfulness, config.safety, config.safety_threshold)

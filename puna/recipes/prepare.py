@@ -67,6 +67,8 @@ def main(config: Config) -> dict:
         return run.figures
     ledger = Ledger()
     with run.track(6, "prepare") as advance:
+        none = config.world == "none"  # the user's dialogues come first: a fault in them shows soon
+        counts = given(run.folder, config, ledger) if none else embedded(run.folder, config)
         train, held_out = documents(config, ledger)
         advance(3)
         texts = [document.text for document in train]
@@ -79,11 +81,6 @@ def main(config: Config) -> dict:
         }
         advance(1)
         write_json(run.folder / "ledger.json", ledger.to_json())
-        counts = (
-            given(run.folder, config, ledger)
-            if config.world == "none"
-            else embedded(run.folder, config)
-        )
         counts["prompts_too_long"] = sum(
             shorten_prompts(run.folder / f"prompts{suffix}.jsonl", tokenizer, config.prompt_tokens)
             for suffix in ("", "_held_out")

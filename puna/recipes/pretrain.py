@@ -9,8 +9,10 @@ Reads tokens/ and tokenizer.model of a `puna prepare` folder; writes checkpoint/
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from puna.data.shards import TokenStream
@@ -42,9 +44,11 @@ class Config:
     run: Path = Path("runs/pretrain")  # folder of this stage
     data: Path = Path("runs/prepare")  # folder made by `puna prepare`
     model: ModelShape = ModelShape()  # shape of the new model
-    steps: int = 400  # optimiser steps (paper: about 500,000)
-    batch_size: int = 16  # sequences in one optimiser step (paper: 4M tokens, about 1024 sequences)
-    micro_batch_size: int = 16  # sequences in one forward pass
+    steps: Annotated[int, Meta(ge=1)] = 400  # optimiser steps (paper: about 500,000)
+    batch_size: Annotated[int, Meta(ge=1)] = (
+        16  # sequences in one optimiser step (paper: 4M tokens, about 1024 sequences)
+    )
+    micro_batch_size: Annotated[int, Meta(ge=1)] = 16  # sequences in one forward pass
     seq_len: int = 256  # tokens in a training sequence (paper: 4096)
     eval_every: int = 100  # steps between validation losses; 0: only at the end
     eval_batches: int = 8  # validation batches
@@ -59,6 +63,7 @@ def main(config: Config) -> dict:
     run = Run.start(config.run, config)
     if run.done:
         return run.figures
+    steps.check_context("seq_len", config.seq_len, config.model.max_seq_len)
     tokenizer = Tokenizer(steps.require(config.data / "tokenizer.model", "prepare"))
     train = TokenStream(config.data / "tokens" / "train", tokenizer.sha256)
     held_out = TokenStream(config.data / "tokens" / "held_out", tokenizer.sha256)

@@ -53,8 +53,8 @@ class Config:
     margin: Literal["none", "small", "large"] = "small"
     # of the auxiliary safety loss, on pairs with a safety bin (paper: weight not stated)
     safety_weight: float = 1.0
-    epochs: int = 1  # passes over the data (paper: 1, longer over-fits)
-    batch_size: int = 64  # comparisons in one optimiser step (paper: 512)
+    epochs: Annotated[int, Meta(ge=1)] = 1  # passes over the data (paper: 1, longer over-fits)
+    batch_size: Annotated[int, Meta(ge=1)] = 64  # comparisons in one optimiser step (paper: 512)
     micro_tokens: int = 6144  # tokens of padded answers in one forward pass
     save_every: int = 25  # steps between resumable states; 0: none
     floor: bool = False  # also fit a bag-of-n-grams model on the same data and report it beside

@@ -11,6 +11,9 @@ answer is learnt under the prompt it will be given.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
 
 from puna.model import checkpoint
 from puna.model.transformer import Transformer
@@ -27,9 +30,11 @@ from puna.text.tokenizer import Tokenizer
 class Tuning:
     """How a model is fine-tuned on dialogues; shared by every recipe that does so."""
 
-    epochs: int = 2  # passes over the dialogues (paper: 2)
-    batch_size: int = 16  # packed sequences in one optimiser step (paper: 64)
-    micro_batch_size: int = 8  # packed sequences in one forward pass
+    epochs: Annotated[int, Meta(ge=1)] = 2  # passes over the dialogues (paper: 2)
+    batch_size: Annotated[int, Meta(ge=1)] = (
+        16  # packed sequences in one optimiser step (paper: 64)
+    )
+    micro_batch_size: Annotated[int, Meta(ge=1)] = 8  # packed sequences in one forward pass
     seq_len: int = 512  # tokens in a packed sequence (paper: 4096)
     eval_every: int = 0  # steps between held-out losses; 0: only at the end
     save_every: int = 50  # steps between resumable states; 0: none
@@ -74,6 +79,7 @@ def fine_tune(
     A dialogue tagged `last_only` trains its last answer alone (Ghost Attention, section 3.3).
     Returns the figures.
     """
+    steps.check_context("tuning.seq_len", tuning.seq_len, model.args.max_seq_len)
     flags = [bool(dialog.tags.get("last_only")) for dialog in dialogs]
     examples, left_out = steps.encode_all(dialogs, tokenizer, tuning.seq_len, flags)
     packed = steps.Packed(examples, tuning.batch_size, tuning.seq_len, tuning.epochs, seed)

@@ -17,7 +17,7 @@ from puna.model.heads import RewardModel
 from puna.model.transformer import Transformer
 from puna.numerics import losses, optim
 from puna.text.dialog import Dialog
-from puna.text.template import encode_dialog
+from puna.text.template import encode_dialog, encode_prompt
 from puna.text.tokenizer import Tokenizer
 
 NON_FINITE_LIMIT = 5  # steps in a row without a finite gradient before a run stops
@@ -216,6 +216,17 @@ def require(path: Path, made_by: str) -> Path:
     if not path.exists():
         raise InputError(f"{path}: not found; it is made by `puna {made_by}`")
     return path
+
+
+def fits(model: Transformer, tokenizer: Tokenizer, max_tokens: int, dialog: Dialog) -> bool:
+    """Whether the context has room for the prompt and an answer of `max_tokens`."""
+    return len(encode_prompt(dialog, tokenizer)) + max_tokens <= model.args.max_seq_len
+
+
+def check_context(name: str, tokens: int, context: int) -> None:
+    """InputError if a setting asks for rows that are longer than the model's context."""
+    if tokens > context:
+        raise InputError(f"{name}={tokens}: expected at most the model's context, {context} tokens")
 
 
 def every(step: int, interval: int, total: int) -> bool:
