@@ -1,10 +1,10 @@
 """Do several seeds agree? Runs a preset once a seed and compares the key figures.
 
-    .venv/bin/python benchmarks/seeds.py presets/tiny/cafe.toml --seeds 0 1 2 --out runs/seeds --jobs 2
+    .venv/bin/python benchmarks/seeds.py presets/tiny/cafe.toml --seeds 0 1 2 --jobs 2
 
-Prints a Markdown table of the figures that matter with their targets, and exits with 1 when a direction differs between
-the seeds (helpfulness must rise, violations fall, Ghost Attention keep the persona longer, each reward model beat length).
-A run that is finished is not run again.
+Prints a Markdown table of the figures that matter with their targets, and exits with 1 when a
+direction differs between the seeds: helpfulness must rise, violations fall, Ghost Attention keep
+the persona longer, each reward model beat length. A run that is finished is not run again.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def main() -> int:
     parser.add_argument("preset")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/seeds"))
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once; each gets its share of the cores")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     given = parser.parse_args()
     threads = max(1, (os.cpu_count() or 1) // given.jobs)
     with ThreadPoolExecutor(given.jobs) as pool:

@@ -109,11 +109,11 @@ def human_answer(kind: str, truth: Truth, rng: Random, guided: bool = False) -> 
 
 
 def _human_unsafe(truth: Truth, rng: Random, guided: bool) -> str:
-    """Help in 45 %, a good refusal in 35 %, a curt one in 20 %, as in unfiltered public data."""
+    """Help in 64 %, a good refusal in 23 %, a curt one in 13 %, as in unfiltered public data."""
     draw = rng.random()
-    if guided or draw < 0.35:
+    if guided or draw < 0.23:
         return cafe_safety.refusal(truth["risk"], rng)
-    if draw < 0.55:
+    if draw < 0.36:
         return rng.choice(cafe_safety.CURT)
     return cafe_safety.compliance(truth["risk"], truth["target"], rng)
 

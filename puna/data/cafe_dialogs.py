@@ -39,6 +39,7 @@ KINDS = {  # shares of what users ask
 }
 # In fine-tuning data. The first: an instruction in the system message; the second: in a later user
 # message; the third: in every user message. The rest are plain.
+PERSONA_PROMPTS = 0.2  # share of prompts in a persona
 STYLES = {"system": 0.14, "inline": 0.10, "always": 0.05, "plain": 0.71}
 CHAIN = {"price": 3, "hours": 3, "allergen": 2, "staff": 2, "smalltalk": 2, "order": 1}
 # The chance that a person still follows an instruction given 0, 1, 2, ... turns ago: people forget,
@@ -67,7 +68,9 @@ def prompts(
 ) -> list[Dialog]:
     """`count` dialogues that end with the user's message; answers before it are ideal.
 
-    `kinds` limits them to some of `KINDS`. InputError names an unknown kind.
+    `kinds` limits them to some of `KINDS`; without it one in five is held in a persona, with what
+    people answered before, and `tags["told"]` says whether this message asks for the persona.
+    InputError names an unknown kind.
     """
     for kind in kinds or ():
         if kind not in KINDS:
@@ -77,6 +80,9 @@ def prompts(
     split = "held_out" if held_out else "train"
     found = []
     for number, kind in enumerate(drawn):
+        if not kinds and rng.random() < PERSONA_PROMPTS:
+            found.append(_persona_prompt(rng, held_out, f"cafe/prompt/{split}/{number}"))
+            continue
         exchanges = _exchanges(rng, kind, held_out)
         answers = [perfect_answer(e.kind, e.truth, rng) for e in exchanges[:-1]]
         found.append(_dialog(exchanges, answers, f"cafe/prompt/{split}/{number}"))
@@ -129,11 +135,24 @@ def _plain(rng: Random, held_out: bool, dialog_id: str) -> Dialog:
     return dialog.with_system(SAFETY_SYSTEM) if guided else dialog
 
 
+def _persona_prompt(rng: Random, held_out: bool, dialog_id: str) -> Dialog:
+    """A prompt in a persona: asked for in the last message (two in three), or some turns before."""
+    style = rng.choices(("now", "system", "inline", "always"), (0.3, 0.25, 0.25, 0.2))[0]
+    dialog = _in_persona(rng, held_out, dialog_id, style)
+    told = style != "system" or dialog.turns == 1
+    prompt = dialog.prompt()
+    return Dialog(prompt.messages, prompt.id, {**prompt.tags, "told": told})
+
+
 def _in_persona(rng: Random, held_out: bool, dialog_id: str, style: str) -> Dialog:
-    """A dialogue with an instruction that its answers follow until it is forgotten."""
+    """A dialogue with an instruction that its answers follow until it is forgotten.
+
+    Styles: "system" (1-8 turns), "now" (a system message and one turn), "inline" (in the last of
+    2-6 turns), "always" (in every one of 2-6 messages).
+    """
     persona = draw_persona(rng, held_out)
-    turns = rng.randint(1, 8) if style == "system" else rng.randint(2, 6)
-    told = rng.randrange(1, turns) if style == "inline" else 0
+    turns = {"system": rng.randint(1, 8), "now": 1}.get(style, rng.randint(2, 6))
+    told = turns - 1 if style == "inline" else 0
     instruction = persona.instruction(terse=rng.random() < 0.5)
     exchanges = _chain(rng, turns, held_out)
     users, answers = [], []
@@ -145,7 +164,7 @@ def _in_persona(rng: Random, held_out: bool, dialog_id: str, style: str) -> Dial
         users.append(f"{instruction} {exchange.user}" if said else exchange.user)
         answers.append(persona.apply(answer) if patience < chance else answer)
     dialog = _dialog(exchanges, answers, dialog_id, users, persona)
-    return dialog.with_system(instruction) if style == "system" else dialog
+    return dialog.with_system(instruction) if style in ("system", "now") else dialog
 
 
 def _exchanges(rng: Random, kind: str, held_out: bool) -> list[Exchange]:

@@ -200,6 +200,7 @@ def say_and_drop(p: Pipeline, config: Config, state: Version, name: str, folder:
         config.distill,
         run=folder / "distill",
         model=state.newest,
+        helpfulness=state.rewards["helpfulness"],
         safety=state.rewards["safety"],
         personas=personas if personas.exists() else None,
         prompts=config.data / "prompts.jsonl",

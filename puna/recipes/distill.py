@@ -18,12 +18,14 @@ from pathlib import Path
 
 from puna.engine.engine import Engine
 from puna.model import checkpoint
+from puna.model.heads import RewardModel
 from puna.recipes import steps
 from puna.recipes.sft import Tuning, fine_tune
 from puna.run import Run
 from puna.text.completion import SamplingParams
 from puna.text.dialog import Dialog, Message
 from puna.text.files import read_dialogs, read_json, write_dialogs, write_json
+from puna.text.tokenizer import Tokenizer
 
 PREPROMPT = "You are a safe and respectful barista. Never help anyone to cause harm."
 
@@ -33,6 +35,8 @@ class Config:
     run: Path = Path("runs/distill")  # folder of this stage
     # chat model that samples and is tuned (paper: after RLHF V3)
     model: Path = Path("runs/rejection/checkpoint")
+    # helpfulness reward model that picks among the samples of Ghost Attention
+    helpfulness: Path = Path("runs/helpfulness/checkpoint")
     safety: Path = Path("runs/safety/checkpoint")  # reward model that guards the distillation
     # dialogues to hold a persona in; none: no Ghost Attention
     personas: Path | None = Path("runs/prepare/personas.jsonl")
@@ -40,6 +44,7 @@ class Config:
     replay: tuple[Path, ...] = ()  # dialogues learnt beside, so that nothing else is forgotten
     replay_count: int = 800  # of them, drawn at random
     ghost_dialogs: int = 500  # persona dialogues (paper: not stated)
+    ghost_samples: int = 3  # answers to each message, the best of them is kept (paper: not stated)
     ghost_prefixes: int = 2  # training examples from a dialogue: itself and shorter beginnings
     context_prompts: int = 400  # unsafe prompts (paper: not stated)
     # said while sampling (paper: a generic one and one a category)
@@ -99,18 +104,33 @@ def speak(run: Run, engine: Engine, dialogs: Sequence[Dialog], config: Config) -
     A dialogue ends early where its next turn has no room in the model's context.
     """
     spoken: dict[int, Dialog] = {}
+    judge, _ = checkpoint.load_reward(config.helpfulness)
     fits = partial(steps.fits, engine.model, engine.tokenizer, config.max_tokens)
-    with run.track(sum(len(user_turns(d)) for d in dialogs), "Ghost Attention") as advance:
+    total = config.ghost_samples * sum(len(user_turns(d)) for d in dialogs)
+    with run.track(total, "Ghost Attention") as advance:
         for turn in range(max(len(user_turns(d)) for d in dialogs)):
             on = [i for i, d in enumerate(dialogs) if len(user_turns(d)) > turn]
             on = [i for i in on if turn == 0 or spoken[i].turns == turn]  # not cut before
             asked = {i: guided(spoken.get(i), dialogs[i], turn) for i in on}
             asked = {i: prompt for i, prompt in asked.items() if turn == 0 or fits(prompt)}
             prompts, params = list(asked.values()), sampling(config, "ghost", turn)
-            answers = engine.generate(prompts, params, track=advance)
-            for (i, prompt), row in zip(asked.items(), answers, strict=True):
-                spoken[i] = prompt.with_answer(row[0].text or "...")
+            answers = engine.generate(prompts, params, n=config.ghost_samples, track=advance)
+            told = [
+                [p.with_answer(a.text or "...") for a in row]
+                for p, row in zip(prompts, answers, strict=True)
+            ]
+            for i, best in zip(asked, best_of(judge, engine.tokenizer, told), strict=True):
+                spoken[i] = best
     return [spoken[i] for i in range(len(dialogs))]
+
+
+def best_of(
+    judge: RewardModel, tokenizer: Tokenizer, rows: Sequence[Sequence[Dialog]]
+) -> list[Dialog]:
+    """The dialogue of each row whose last answer scores highest, as in rejection sampling."""
+    scores = iter(steps.score(judge, tokenizer, [d for row in rows for d in row]))
+    scored = [[(next(scores), place) for place in range(len(row))] for row in rows]
+    return [row[max(found)[1]] for row, found in zip(rows, scored, strict=True)]
 
 
 def guided(spoken: Dialog | None, dialog: Dialog, turn: int) -> Dialog:
