@@ -61,7 +61,7 @@ demo: setup
 	@.venv/bin/puna paper presets/tiny/cafe.toml
 
 test: setup
-	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(JOBS) -m 'not slow'
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(JOBS) $(if $(CI),,-m 'not slow')
 
 check: setup
 	@.venv/bin/ruff format --check --quiet . || { echo 'make format puts this right'; exit 1; }

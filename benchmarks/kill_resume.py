@@ -25,6 +25,7 @@ from pathlib import Path
 
 from puna.recipes.results import repeatable
 
+PATIENCE = 120.0  # seconds within which a process has to begin a stage; then it is aborted
 ROOT = Path(__file__).resolve().parent.parent
 MICRO = ROOT / "presets/micro/cafe.toml"
 # The first optimiser of a process imports the compiler of PyTorch (0.8 s): here, before the first
@@ -43,7 +44,7 @@ class Killed:
 def command(preset: Path, folder: Path) -> list[str]:
     """The command line of the run."""
     words = ["paper", str(preset.resolve()), f"--run={folder}"]
-    return [sys.executable, "-c", START, *words]
+    return [sys.executable, "-X", "faulthandler", "-c", START, *words]
 
 
 def run_whole(preset: Path, folder: Path) -> dict[str, float]:
@@ -91,9 +92,10 @@ def work(words: Sequence[str], begins: Mapping[str, float], moment: float) -> st
     """Run the command and kill it when the stage at work has come to the moment.
 
     `begins` says when each stage begins on the same clock, in seconds. Returns the stage that was
-    at work, or None if the command ended by itself. RuntimeError if it fails.
+    at work, or None if the command ended by itself. RuntimeError if it fails or begins nothing, then
+    with the place where it hung.
     """
-    stage, began = "", 0.0
+    stage, began = "", time.monotonic()
     with tempfile.NamedTemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as faults:
         with (
             subprocess.Popen(words, cwd=ROOT, stdout=out, stderr=faults) as process,
@@ -107,6 +109,9 @@ def work(words: Sequence[str], begins: Mapping[str, float], moment: float) -> st
                     process.send_signal(signal.SIGKILL)
                     if process.wait() == -signal.SIGKILL:
                         return stage
+                if not stage and time.monotonic() - began > PATIENCE:
+                    process.send_signal(signal.SIGABRT)  # faulthandler writes down where it is
+                    process.wait()
                 time.sleep(0.002)
         if process.returncode:
             faults.seek(0)

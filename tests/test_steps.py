@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puna.data.batches import by_length, pack, pad, stack
+from puna.data.batches import by_length, fork, forked_length, pack, pad, shared, stack
 from puna.data.shards import TokenStream, filled, write_shards
 from puna.engine.engine import Engine
 from puna.errors import InputError
@@ -468,3 +468,21 @@ def test_padding_a_row_does_not_change_its_score():
     with torch.no_grad():
         scores = [model(rows.tokens, rows.last)[0] for rows in (alone, both)]
     torch.testing.assert_close(*scores)
+
+
+def test_answers_that_share_a_row_score_as_in_rows_of_their_own():
+    model = RewardModel(small(120), torch.Generator().manual_seed(1))
+    groups = [[[3, 4, 5, 6, 7], [3, 4, 5, 9], [3, 4, 8, 8, 8, 8]], [[9, 9, 9]], [[7, 8], [7, 9]]]
+    flat = pad([ids for group in groups for ids in group])
+    with torch.no_grad():
+        scores = steps.scores_of(model, fork(groups))
+        torch.testing.assert_close(scores, model(flat.tokens, flat.last))
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=4))
+def test_a_forked_row_writes_the_common_beginning_once(group):
+    forks = fork([group])
+    start = shared(group)
+    assert forked_length(group) == start + sum(len(ids) - start for ids in group)
+    assert int((forks.branch >= 0).sum()) == forked_length(group)
+    assert [int(forks.tokens[0, place]) for place in forks.place] == [ids[-1] for ids in group]

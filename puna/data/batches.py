@@ -104,6 +104,65 @@ def pad(rows: Sequence[Sequence[int]]) -> Padded:
     return Padded(tokens, torch.tensor([len(ids) - 1 for ids in rows]))
 
 
+@dataclass(frozen=True)
+class Forked:
+    """Rows of ids that fork: what several sequences begin with stands once, then each one's rest.
+
+    tokens, positions [B, T] int64; branch [B, T]: 0 on the shared beginning, 1, 2, ... on the rests,
+    -1 on padding; row and place [N]: where each sequence's last token stands, in the order given.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    branch: Tensor
+    row: Tensor
+    place: Tensor
+
+    def attention(self) -> Tensor:
+        """Who may look at whom, bool [B, 1, T, T]: the beginning and one's own branch, earlier."""
+        query, key = self.branch[:, :, None], self.branch[:, None, :]
+        return ((key == query) | ((key == 0) & (query > 0))).tril()[:, None]
+
+
+def fork(groups: Sequence[Sequence[Sequence[int]]]) -> Forked:
+    """One row for each group of sequences; what all of a group begin with is written once.
+
+    A sequence sees what it would see alone, so its result is that of a row of its own, at less
+    work: the answers to one prompt share it. At least the last token of each is its own.
+    """
+    forks = [(shared(group), group) for group in groups]
+    width = max(n + sum(len(ids) - n for ids in group) for n, group in forks)
+    shape = (len(groups), width)
+    tokens, positions = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
+    branch, row, place = torch.full(shape, -1), [], []
+    for number, (start, group) in enumerate(forks):
+        tokens[number, :start] = torch.tensor(group[0][:start], dtype=torch.int64)
+        positions[number, :start] = torch.arange(start)
+        branch[number, :start] = 0
+        at = start
+        for which, ids in enumerate(group, 1):
+            end = at + len(ids) - start
+            tokens[number, at:end] = torch.tensor(ids[start:])
+            positions[number, at:end] = torch.arange(start, len(ids))
+            branch[number, at:end] = which
+            at = end
+            row.append(number)
+            place.append(end - 1)
+    return Forked(tokens, positions, branch, torch.tensor(row), torch.tensor(place))
+
+
+def shared(group: Sequence[Sequence[int]]) -> int:
+    """How many ids all sequences begin with, the last id of the shortest left out."""
+    most = min(map(len, group)) - 1
+    return next((n for n in range(most) if len({ids[n] for ids in group}) > 1), most)
+
+
+def forked_length(group: Sequence[Sequence[int]]) -> int:
+    """Tokens of a group's row."""
+    start = shared(group)
+    return start + sum(len(ids) - start for ids in group)
+
+
 def by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Group rows of similar length: rows x longest is within `budget` tokens, or it is one row."""
     group: list[int] = []

@@ -43,6 +43,13 @@ class RewardModel(nn.Module):
         rows = torch.arange(len(last), device=last.device)
         return scalar(self.head, hidden[rows, last])
 
+    def at(
+        self, tokens: Tensor, row: Tensor, place: Tensor, positions: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Scores [N] read at (row, place) of tokens [B, T]: several sequences may share a row."""
+        hidden = self.transformer.hidden(tokens, positions, mask)  # [B, T, dim]
+        return scalar(self.head, hidden[row, place])
+
 
 class ValueModel(nn.Module):
     """The critic of PPO: the expected return at every token; its head has no bias."""

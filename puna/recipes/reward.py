@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from msgspec import Meta
 
-from puna.data.batches import by_length, pad
+from puna.data.batches import by_length, fork, forked_length
 from puna.evaluation import floor, preference
 from puna.model import checkpoint
 from puna.model.heads import RewardModel
@@ -74,6 +74,7 @@ class Example:
 
     @property
     def length(self) -> int:
+        """Tokens of the longest of its rows."""
         return max(map(len, self.rows))
 
 
@@ -101,7 +102,7 @@ def main(config: Config) -> dict:
     with run.track(len(order), f"{config.kind} reward model", start) as advance:
         for step in range(start, len(order)):
             chosen = [examples[number] for number in order[step]]
-            groups = by_length([e.length for e in chosen], config.micro_tokens // 2)
+            groups = by_length([forked_length(e.rows) for e in chosen], config.micro_tokens)
             parts = [[chosen[i] for i in group] for group in groups]
             lr = optim.cosine(step, len(order), config.optim)
             numbers = learner.learn(
@@ -162,11 +163,9 @@ def reward_loss(model: RewardModel, part: Sequence[Example], safety_weight: floa
     """Ranking loss of the comparisons plus weighted cross-entropy of the labels; sum, examples."""
     pairs = [e for e in part if len(e.rows) == 2]
     singles = [e for e in part if len(e.rows) == 1]
-    batch = pad(
-        [e.rows[0] for e in pairs] + [e.rows[1] for e in pairs] + [e.rows[0] for e in singles]
-    )
-    scores = model(batch.tokens, batch.last)
-    chosen, rejected, single = scores.split([len(pairs), len(pairs), len(singles)])
+    scores = steps.scores_of(model, fork([e.rows for e in [*pairs, *singles]]))
+    chosen, rejected = scores[: 2 * len(pairs)].view(-1, 2).unbind(1)
+    single = scores[2 * len(pairs) :]
     total = scores.sum() * 0.0
     if pairs:
         margins = torch.tensor([e.margin for e in pairs])

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from puna.data.batches import Batch, Encoded, by_length, pack, pad, stack
+from puna.data.batches import Batch, Encoded, Forked, by_length, fork, forked_length, pack, stack
 from puna.errors import InputError
 from puna.model.heads import RewardModel
 from puna.model.transformer import Transformer
@@ -167,18 +167,37 @@ def score(
     budget: int = 8192,
     track: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """The reward model's scalar (before the sigmoid) for each finished dialogue's last answer."""
-    rows = [encode_dialog(dialog, tokenizer)[0] for dialog in dialogs]
+    """The reward model's scalar (before the sigmoid) for each finished dialogue's last answer.
+
+    Answers to one prompt stand in one row and share it.
+    """
     longest = model.transformer.args.max_seq_len
-    rows = [ids[-longest:] for ids in rows]
+    rows = [encode_dialog(dialog, tokenizer)[0][-longest:] for dialog in dialogs]
+    groups = together([dialog.prompt() for dialog in dialogs])
+    lengths = [forked_length([rows[i] for i in group]) for group in groups]
     scores = [0.0] * len(rows)
-    for group in by_length([len(ids) for ids in rows], budget):
-        batch = pad([rows[i] for i in group])
-        for place, value in zip(group, model(batch.tokens, batch.last).tolist(), strict=True):
+    for part in by_length(lengths, budget):
+        forks = fork([[rows[i] for i in groups[number]] for number in part])
+        values = scores_of(model, forks).tolist()
+        members = [i for number in part for i in groups[number]]
+        for place, value in zip(members, values, strict=True):
             scores[place] = value
         if track:
-            track(len(group))
+            track(len(members))
     return scores
+
+
+def scores_of(model: RewardModel, forks: Forked) -> Tensor:
+    """The scores of all sequences of forked rows, in their order."""
+    return model.at(forks.tokens, forks.row, forks.place, forks.positions, forks.attention())
+
+
+def together(prompts: Sequence[Dialog], most: int = 8) -> list[list[int]]:
+    """The places of equal prompts, in groups of at most `most`."""
+    found: dict[Dialog, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        found.setdefault(prompt, []).append(place)
+    return [group[i : i + most] for group in found.values() for i in range(0, len(group), most)]
 
 
 def sigmoid(value: float) -> float:
