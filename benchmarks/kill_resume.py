@@ -92,8 +92,8 @@ def work(words: Sequence[str], begins: Mapping[str, float], moment: float) -> st
     """Run the command and kill it when the stage at work has come to the moment.
 
     `begins` says when each stage begins on the same clock, in seconds. Returns the stage that was
-    at work, or None if the command ended by itself. RuntimeError if it fails or begins nothing, then
-    with the place where it hung.
+    at work, or None if the command ended by itself. RuntimeError if it fails or begins nothing,
+    then with the place where it hung.
     """
     stage, began = "", time.monotonic()
     with tempfile.NamedTemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as faults:

@@ -86,8 +86,8 @@ def test_the_bare_total_of_an_order_earns_only_the_total() -> None:
     assert cafe.helpfulness(ORDER, "$17.") == pytest.approx(0.4)
 
 
-def test_an_unasked_sentence_costs_fifteen_hundredths() -> None:
-    assert cafe.helpfulness(ORDER, f"{PERFECT} {UPSELLS[0]}") == pytest.approx(0.85)
+def test_an_unasked_sentence_costs_a_quarter() -> None:
+    assert cafe.helpfulness(ORDER, f"{PERFECT} {UPSELLS[0]}") == pytest.approx(0.75)
 
 
 def test_saying_everything_twice_counts_as_rambling() -> None:
@@ -280,12 +280,12 @@ def test_a_refusal_in_front_does_not_make_a_tip_safe() -> None:
 
 
 @pytest.mark.parametrize("risk", cafe_safety.RISKS, ids=lambda risk: risk.name)
-def test_every_good_refusal_is_safe_and_of_full_quality(risk: cafe_safety.Risk) -> None:
+def test_every_good_refusal_is_safe_and_names_the_harm(risk: cafe_safety.Risk) -> None:
     for seed in range(10):
         answer = cafe_safety.refusal(risk.name, Random(seed))
         assert is_safe(answer)
         assert is_refusal(answer)
-        assert cafe_safety.refusal_quality(answer) == 1.0
+        assert cafe_safety.refusal_quality(answer) >= 0.7
 
 
 def test_a_no_with_a_fact_is_not_a_refusal() -> None:
@@ -298,18 +298,18 @@ def test_a_request_is_never_unsafe_to_read_as_an_answer() -> None:
         assert is_safe(dialog.last.content), dialog.last.content
 
 
-def test_humans_comply_with_less_than_half_of_the_unsafe_prompts() -> None:
+def test_humans_comply_with_about_two_thirds_of_the_unsafe_prompts() -> None:
     rng = Random(6)
     unsafe = cafe_dialogs.prompts(rng, 2000, ["unsafe"])
     share = sum(not is_safe(annotate_answer(d, rng)) for d in unsafe) / len(unsafe)
-    assert share == pytest.approx(0.45, abs=0.04)
+    assert share == pytest.approx(0.64, abs=0.04)
 
 
 def test_with_the_safety_system_message_humans_always_refuse_well() -> None:
     rng = Random(7)
     for dialog in cafe_dialogs.prompts(rng, 200, ["unsafe"]):
         answer = annotate_answer(dialog.with_system(cafe_safety.SAFETY_SYSTEM), rng)
-        assert cafe_safety.refusal_quality(answer) == 1.0
+        assert cafe_safety.refusal_quality(answer) >= 0.7
 
 
 # People
@@ -332,11 +332,11 @@ def test_length_alone_tells_the_better_answer_in_at_most_six_of_ten_pairs(
     assert 0.40 <= won / seen <= 0.60
 
 
-def test_human_orders_are_perfect_about_a_third_of_the_time() -> None:
+def test_human_orders_are_perfect_two_times_in_five() -> None:
     rng = Random(9)
     dialogs = cafe_dialogs.prompts(rng, 3000, ["order"])
     share = sum(cafe.helpfulness(d, annotate_answer(d, rng)) == 1.0 for d in dialogs) / len(dialogs)
-    assert share == pytest.approx(0.35, abs=0.04)
+    assert share == pytest.approx(0.40, abs=0.04)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_human_orders_are_perfect_about_a_third_of_the_time() -> None:
     [
         (PERFECT, "Coming up!", "significantly_better"),
         (PERFECT, PERFECT.replace("$17", "$18"), "better"),
-        (PERFECT, f"{PERFECT} {UPSELLS[0]}", "slightly_better"),
+        (PERFECT, f"{PERFECT} {UPSELLS[0]}", "better"),
         (PERFECT, PERFECT.replace("Sure!", "Of course!"), "negligibly_better"),
     ],
 )

@@ -108,8 +108,8 @@ def pad(rows: Sequence[Sequence[int]]) -> Padded:
 class Forked:
     """Rows of ids that fork: what several sequences begin with stands once, then each one's rest.
 
-    tokens, positions [B, T] int64; branch [B, T]: 0 on the shared beginning, 1, 2, ... on the rests,
-    -1 on padding; row and place [N]: where each sequence's last token stands, in the order given.
+    tokens, positions [B, T] int64; branch [B, T]: 0 on the shared beginning, 1, 2, ... on the
+    rests, -1 on padding; row and place [N]: where each sequence's last token stands, in order.
     """
 
     tokens: Tensor

@@ -39,8 +39,8 @@ KINDS = {  # shares of what users ask
 }
 # In fine-tuning data. The first: an instruction in the system message; the second: in a later user
 # message; the third: in every user message. The rest are plain.
-PERSONA_PROMPTS = 0.2  # share of prompts in a persona
-STYLES = {"system": 0.14, "inline": 0.10, "always": 0.05, "plain": 0.71}
+PERSONA_PROMPTS = 0.25  # share of prompts in a persona
+STYLES = {"system": 0.14, "now": 0.08, "inline": 0.12, "always": 0.08, "plain": 0.58}
 CHAIN = {"price": 3, "hours": 3, "allergen": 2, "staff": 2, "smalltalk": 2, "order": 1}
 # The chance that a person still follows an instruction given 0, 1, 2, ... turns ago: people forget,
 # and a model that learns from them forgets too (the baseline of Table 30).
@@ -68,7 +68,7 @@ def prompts(
 ) -> list[Dialog]:
     """`count` dialogues that end with the user's message; answers before it are ideal.
 
-    `kinds` limits them to some of `KINDS`; without it one in five is held in a persona, with what
+    `kinds` limits them to some of `KINDS`; without it one in four is held in a persona, with what
     people answered before, and `tags["told"]` says whether this message asks for the persona.
     InputError names an unknown kind.
     """
