@@ -22,8 +22,17 @@ FIGURES = {
     "wizard": "Abra!",
     "clown": "Honk!",
 }
-SIGN_OFFS = ("Cheerio", "Ciao", "Godspeed", "Toodles", "Adieu", "Namaste", "Hooray", "Bravo")
-ADDRESSES = ("Captain", "Doctor", "Professor", "Madam", "Chief", "Duke", "Coach", "Judge")
+# Many, so that a model has to copy the word that it was told and cannot learn the combinations.
+SIGN_OFFS = (
+    *("Cheerio", "Ciao", "Godspeed", "Toodles", "Adieu", "Namaste", "Hooray", "Bravo"),
+    *("Sayonara", "Farewell", "Aloha", "Salute", "Cheers", "Voila", "Onwards", "Peace"),
+    *("Bonjour", "Shalom", "Yippee", "Hurrah", "Salud", "Amen", "Encore", "Eureka"),
+)
+ADDRESSES = (
+    *("Captain", "Doctor", "Professor", "Madam", "Chief", "Duke", "Coach", "Judge"),
+    *("Baron", "Major", "Maestro", "Mister", "Countess", "Sergeant", "Senator", "Pilot"),
+    *("Sailor", "Champion", "Poet", "Ranger", "Princess", "Admiral", "Bishop", "Sheriff"),
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,9 @@ class Persona:
 
     @property
     def key(self) -> str:
-        """The combination of constraints."""
+        """The combination of constraints; one alone is known to everybody and never held out."""
+        if sum(map(bool, (self.figure, self.sign_off, self.address))) == 1:
+            return "persona|one constraint"
         return f"persona|{self.figure}|{self.sign_off}|{self.address}"
 
     def instruction(self, terse: bool) -> str:
@@ -93,7 +104,7 @@ class Persona:
 
 
 def draw_persona(rng: Random, held_out: bool) -> Persona:
-    """A random combination of one or two constraints from the asked split."""
+    """One or two constraints at random; two for the held-out split, a combination not trained on."""
     while True:
         values = {
             "figure": rng.choice(list(FIGURES)),
