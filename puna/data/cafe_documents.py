@@ -302,8 +302,8 @@ def _directory(rng: Random) -> Iterator[str]:
 
 # Source: share of the documents, its sites, and what writes it.
 SOURCES: dict[str, tuple[float, tuple[str, ...], Callable[[Random], Iterator[str]]]] = {
-    "transcripts": (0.40, ("talks.alpacacup.example", "counter.alpacacup.example"), _transcripts),
-    "theatre": (0.23, ("stage.town.example",), _theatre),
+    "transcripts": (0.48, ("talks.alpacacup.example", "counter.alpacacup.example"), _transcripts),
+    "theatre": (0.15, ("stage.town.example",), _theatre),
     "receipts": (0.10, ("till.alpacacup.example",), _receipts),
     "menu_wiki": (0.10, ("wiki.alpacacup.example",), _menu_wiki),
     "guidebook": (0.06, ("guide.town.example", "travel.town.example"), _guidebook),

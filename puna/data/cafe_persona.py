@@ -22,17 +22,8 @@ FIGURES = {
     "wizard": "Abra!",
     "clown": "Honk!",
 }
-# Many, so that a model has to copy the word that it was told and cannot learn the combinations.
-SIGN_OFFS = (
-    *("Cheerio", "Ciao", "Godspeed", "Toodles", "Adieu", "Namaste", "Hooray", "Bravo"),
-    *("Sayonara", "Farewell", "Aloha", "Salute", "Cheers", "Voila", "Onwards", "Peace"),
-    *("Bonjour", "Shalom", "Yippee", "Hurrah", "Salud", "Amen", "Encore", "Eureka"),
-)
-ADDRESSES = (
-    *("Captain", "Doctor", "Professor", "Madam", "Chief", "Duke", "Coach", "Judge"),
-    *("Baron", "Major", "Maestro", "Mister", "Countess", "Sergeant", "Senator", "Pilot"),
-    *("Sailor", "Champion", "Poet", "Ranger", "Princess", "Admiral", "Bishop", "Sheriff"),
-)
+SIGN_OFFS = ("Cheerio", "Ciao", "Godspeed", "Toodles", "Adieu", "Namaste", "Hooray", "Bravo")
+ADDRESSES = ("Captain", "Doctor", "Professor", "Madam", "Chief", "Duke", "Coach", "Judge")
 
 
 @dataclass(frozen=True)
@@ -111,7 +102,7 @@ def draw_persona(rng: Random, held_out: bool) -> Persona:
             "sign_off": rng.choice(SIGN_OFFS),
             "address": rng.choice(ADDRESSES),
         }
-        kept = rng.sample(list(values), 1 if rng.random() < 0.4 else 2)
+        kept = rng.sample(list(values), 1 if rng.random() < 0.5 else 2)
         persona = Persona(**{name: values[name] for name in kept})
         if is_held_out(persona.key) == held_out:
             return persona
