@@ -95,7 +95,7 @@ class Persona:
 
 
 def draw_persona(rng: Random, held_out: bool) -> Persona:
-    """One or two constraints at random; two for the held-out split, a combination not trained on."""
+    """One or two constraints at random; two in the held-out split, combined as in no other."""
     while True:
         values = {
             "figure": rng.choice(list(FIGURES)),

@@ -3,8 +3,9 @@
 
 Tensor names and settings are Meta's, so that `params.json` and the names in a checkpoint carry over
 as they are. What the paper leaves open: the initialisation. Here every matrix is normal with
-standard deviation 1 / sqrt(dim) (0.016 at 7B), and the two that write into the residual stream
-(`wo`, `w2`) are divided by sqrt(2 * n_layers), as in GPT-2.
+standard deviation 1 / sqrt(dim) (0.016 at 7B); the two that write into the residual stream (`wo`,
+`w2`) are divided by sqrt(2 * n_layers), as in GPT-2, and `output` by sqrt(dim), so that a new model
+guesses evenly.
 """
 
 import math
@@ -173,13 +174,12 @@ class Transformer(nn.Module):
 
     def init_weights(self, generator: torch.Generator) -> "Transformer":
         """Draw the weights of a new model (see the module's note); returns the model."""
+        depth = 2 * self.args.n_layers
+        scale = {"wo": depth, "w2": depth, "output": self.args.dim}
         for name, weight in self.named_parameters():
             if weight.ndim > 1:
-                into_residual = name.endswith(("wo.weight", "w2.weight"))
-                depth = 2 * self.args.n_layers if into_residual else 1
-                nn.init.normal_(
-                    weight, std=1 / math.sqrt(self.args.dim * depth), generator=generator
-                )
+                variance = 1 / (self.args.dim * scale.get(name.split(".")[-2], 1))
+                nn.init.normal_(weight, std=math.sqrt(variance), generator=generator)
         return self
 
     def hidden(
