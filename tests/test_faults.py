@@ -176,12 +176,12 @@ def equal_answers(path: Path, line: int) -> None:
     write(path, rows)
 
 
-def test_a_given_preference_with_two_equal_answers_is_left_out_and_counted(given, tmp_path):
-    equal_answers(given / "helpful.jsonl", 5)
-    assert fault(*of(given, tmp_path / "run")).startswith(STOPPED)
-    assert '"answers equal": 1' in (tmp_path / "run/prepare/ledger.json").read_text()
-    figures = json.loads((tmp_path / "run/prepare/stage.json").read_text())["figures"]
-    assert figures["preferences_helpfulness"] + figures["preferences_helpfulness_held_out"] == 59
+def test_a_given_preference_with_two_equal_answers_is_refused_with_its_place(given, tmp_path):
+    path = given / "helpful.jsonl"
+    equal_answers(path, 5)
+    said = fault(*of(given, tmp_path / "run"))
+    assert f"{path}:5: field 'rejected': the two answers are equal" in said
+    assert not (tmp_path / "run/prepare/stage.json").exists()
 
 
 def test_an_own_preference_with_two_equal_answers_is_refused_with_its_place(given, prepared):

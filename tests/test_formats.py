@@ -148,7 +148,6 @@ def test_a_transcript_is_split_into_the_common_prompt_and_two_answers(tmp_path):
     ("chosen", "rejected", "reason"),
     [
         (HUMAN + "q" + ASSISTANT + "a", HUMAN + "other" + ASSISTANT + "b", "prompts differ"),
-        (HUMAN + "q" + ASSISTANT + "a", HUMAN + "q" + ASSISTANT + "a ", "answers equal"),
         (HUMAN + "q" + ASSISTANT, HUMAN + "q" + ASSISTANT + "b", "empty answer"),
         (HUMAN + "q", HUMAN + "q" + ASSISTANT + "b", "no final answer"),
     ],
@@ -158,6 +157,13 @@ def test_a_pair_of_no_use_is_counted_with_its_reason(tmp_path, chosen, rejected,
     path = written(tmp_path / "p.jsonl", {"chosen": chosen, "rejected": rejected})
     assert not list(iter_preferences(path, ledger))
     assert ledger.dropped["read"] == {reason: 1}
+
+
+def test_a_pair_of_equal_answers_is_refused_with_its_line(tmp_path):
+    text = HUMAN + "q" + ASSISTANT + "a"
+    path = written(tmp_path / "p.jsonl", {"chosen": text, "rejected": text + " "})
+    with pytest.raises(InputError, match=r"p\.jsonl:1: field 'rejected': the two answers are eq"):
+        list(iter_preferences(path))
 
 
 # --- judged answers ---

@@ -45,8 +45,8 @@ def parse(record: Fields, source: str, ledger: Ledger) -> Record:
     """Read one record of any layout in `KINDS`; `source` names its data set if it does not.
 
     Raises:
-        Skipped: the record is of no use, such as a pair of equal answers.
-        InputError: the record has no known layout, or a field has the wrong type.
+        Skipped: the record is of no use, such as a pair without an answer.
+        InputError: no known layout, a field of the wrong type, or two equal answers.
     """
     for keys, read in KINDS:
         if all(record.get(key) is not None for key in keys):
@@ -69,7 +69,7 @@ def _preference(record: Fields, source: str, ledger: Ledger) -> Preference:
     if chosen[:-1] != rejected[:-1]:
         raise Skipped("prompts differ")
     if chosen[-1][1].strip() == rejected[-1][1].strip():
-        raise Skipped("answers equal")
+        raise InputError("field 'rejected': the two answers are equal")
     dialog = _dialog(record, chosen, source, ledger)
     return Preference(
         dialog=_waiting(dialog),
