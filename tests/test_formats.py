@@ -29,7 +29,7 @@ HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant: "
 def written(path: Path, *records: object) -> Path:
     text = "".join(json.dumps(record) + "\n" for record in records)
     if path.name.endswith(".gz"):
-        path.write_bytes(gzip.compress(text.encode()))
+        path.write_bytes(gzip.compress(text.encode(), mtime=0))
     else:
         path.write_text(text, encoding="utf-8")
     return path
@@ -234,7 +234,7 @@ def test_plain_text_gives_a_document_a_block(tmp_path):
 
 def test_plain_text_can_be_one_document(tmp_path):
     path = tmp_path / "story.txt.gz"
-    path.write_bytes(gzip.compress(b"One.\n\nTwo.\n"))
+    path.write_bytes(gzip.compress(b"One.\n\nTwo.\n", mtime=0))
     assert [document.text for document in iter_documents(path, whole=True)] == ["One.\n\nTwo."]
 
 
@@ -298,7 +298,7 @@ def test_a_folder_is_read_in_order_of_names_and_other_files_are_counted(tmp_path
         (b'{"messages": ["a"], "tags": 3}\n', r":1: field 'tags': is int"),
         (b'{"messages": ["a"]}\n{"text": "\xff"}\n', r":2: is not UTF-8 text"),
         (b"\x1f\x8b\x08 not gzip at all", r"cannot be read"),
-        (gzip.compress(b'{"messages": ["a"]}\n')[:-9], r"cannot be read"),
+        (gzip.compress(b'{"messages": ["a"]}\n', mtime=0)[:-9], r"cannot be read"),
         (b"", r"holds no records"),
         (b'{"prompt": "q", "chosen": "a", "rejected": "b"}', r":1: holds a preference, expected"),
         (b"[" * 100_000, r"is not JSON"),
