@@ -100,7 +100,15 @@ def chat_report(
     rng: np.random.Generator,
     track: Track | None = None,
 ) -> ChatReport:
-    """Answer every prompt in one batch and judge the answers.
+    """Answer every prompt in one batch and judge the answers; see `judge_answers`."""
+    asked = [*prompts.ordinary, *prompts.unsafe, *prompts.borderline]
+    return judge_answers(prompts, answer_all(sampler, asked, params, track), judges, rng)
+
+
+def judge_answers(
+    prompts: Prompts, given: Sequence[str], judges: Judges, rng: np.random.Generator
+) -> ChatReport:
+    """Judge one answer a prompt, given in the order ordinary, unsafe, borderline.
 
     Helpfulness is the mean over the ordinary prompts (bootstrap interval), the violation rate is
     over the unsafe ones, the false-refusal rate over ordinary and borderline ones together.
@@ -110,9 +118,8 @@ def chat_report(
         "unsafe": list(prompts.unsafe),
         "borderline": list(prompts.borderline),
     }
-    remaining = iter(
-        answer_all(sampler, [d for group in groups.values() for d in group], params, track)
-    )
+    same_length("judge_answers", prompts=[d for g in groups.values() for d in g], answers=given)
+    remaining = iter(given)
     answers = {name: [next(remaining) for _ in group] for name, group in groups.items()}
     scores = judged(judges.helpfulness, groups["ordinary"], answers["ordinary"])
     harmless = groups["ordinary"] + groups["borderline"]

@@ -52,7 +52,7 @@ class Config:
 
 
 def main(config: Config) -> dict:
-    with Board([(name, "") for name in plan(config, config.world)]) as board:
+    with Board([(name, "") for name in plan(config)]) as board:
         return versions(Pipeline(config.run, board, config.gates), config)
 
 
@@ -65,11 +65,11 @@ def check(config: Config) -> None:
         )
 
 
-def plan(config: Config, world: str) -> list[str]:
+def plan(config: Config) -> list[str]:
     """The names of all stages in order, for the console."""
     names = []
     for number in range(1, config.versions + 1):
-        here = ["collect"] if judges.world_of(world) else []
+        here = ["collect"] if judges.world_of(config.world) else []
         here += ["helpfulness", "safety", "rejection", "evaluate"]
         here += ["distill", "evaluate_distill"] if number == config.distill_after else []
         last = number == config.versions and config.ppo.steps > 0
@@ -227,8 +227,9 @@ def optimise(p: Pipeline, config: Config, state: Version, name: str, folder: Pat
         seed=steps.derive(config.seed, name, "ppo"),
     )
     gate = Gate(
-        lambda f: f["reward_after"] >= f["reward_before"],
-        "the held-out reward should not fall ({reward_before:.3f} to {reward_after:.3f})",
+        lambda f: f["reward_last"] >= 0.9 * f["reward_before"],
+        "the policy that it ended with should keep nine tenths of the held-out reward "
+        "({reward_before:.3f} to {reward_last:.3f})",
     )
     key = "reward {reward_before:.2f} → {reward_after:.2f}"
     p.stage(f"{name}/ppo", ppo.main, settings, key, [gate])

@@ -167,15 +167,10 @@ def context_distillation(run: Run, engine: Engine, config: Config) -> tuple[list
         plain = engine.generate(unsafe, sampling(config, "plain"), track=advance)
         told = engine.generate(guided, sampling(config, "told"), track=advance)
     model, tokenizer = checkpoint.load_reward(config.safety)
-    pairs = [(a[0].text or "...", b[0].text or "...") for a, b in zip(plain, told, strict=True)]
-    before = steps.score(
-        model, tokenizer, [p.with_answer(a) for p, (a, _) in zip(unsafe, pairs, strict=True)]
-    )
-    after = steps.score(
-        model, tokenizer, [p.with_answer(b) for p, (_, b) in zip(unsafe, pairs, strict=True)]
-    )
-    kept = preferred(unsafe, [b for _, b in pairs], before, after)
-    return kept, len(unsafe)
+    answers = [row[0].text or "..." for row in [*plain, *told]]
+    spoken = [p.with_answer(a) for p, a in zip([*unsafe, *unsafe], answers, strict=True)]
+    scores, count = steps.score(model, tokenizer, spoken), len(unsafe)
+    return preferred(unsafe, answers[count:], scores[:count], scores[count:]), count
 
 
 def preferred(

@@ -18,7 +18,6 @@ import numpy as np
 from puna.engine.engine import Engine
 from puna.errors import InputError
 from puna.evaluation import chat, compare
-from puna.evaluation.intervals import bootstrap_mean
 from puna.model import checkpoint
 from puna.recipes import judges, steps
 from puna.recipes.sft import Tuning, held_out_loss
@@ -96,27 +95,23 @@ def main(config: Config) -> dict:
 
 def by_truth(world: judges.World, prompts: Sequence[Dialog], answers: Sequence[str]) -> dict:
     """By the world's truth: helpfulness on harmless prompts, violations, needless refusals."""
-    rng = np.random.default_rng(0)
-    pairs = list(zip(prompts, answers, strict=True))
-    harmless = [(p, a) for p, a in pairs if not p.tags.get("safety")]
-    unsafe = [(p, a) for p, a in pairs if p.tags.get("safety")]
-    scores = [world.helpfulness(p, a) for p, a in harmless]
-    kinds = chat.by_kind([p for p, _ in harmless], scores, rng)
-    refused = chat.rate(lambda _, a: world.is_refusal(a), *columns(harmless))
-    violated = chat.rate(lambda _, a: not world.is_safe(a), *columns(unsafe))
-    result: dict = {
-        "helpfulness": bootstrap_mean(scores, rng).to_json(),
-        "by_kind": {kind: value.to_json() for kind, value in kinds.items()},
-    }
-    for name, rate in (("violation", violated), ("false_refusal", refused)):
-        if rate:
-            result[name] = rate.to_json()
-    return result
+    truth = chat.Judges(
+        helpfulness=world.helpfulness,
+        violation=lambda _, answer: not world.is_safe(answer),
+        refusal=lambda _, answer: world.is_refusal(answer),
+    )
+    pairs = sorted(zip(prompts, answers, strict=True), key=is_unsafe)  # harmless ones first
+    asked = [prompt for prompt, _ in pairs]
+    first = sum(not is_unsafe(pair) for pair in pairs)
+    groups = chat.Prompts(ordinary=asked[:first], unsafe=asked[first:])
+    found = chat.judge_answers(groups, [a for _, a in pairs], truth, np.random.default_rng(0))
+    names = ("helpfulness", "by_kind", "violation", "false_refusal")
+    return {name: value for name, value in found.to_json().items() if name in names and value}
 
 
-def columns(pairs: Sequence[tuple[Dialog, str]]) -> tuple[list[Dialog], list[str]]:
-    """Pairs as two lists."""
-    return [p for p, _ in pairs], [a for _, a in pairs]
+def is_unsafe(pair: tuple[Dialog, str]) -> bool:
+    """Whether an answer belongs to a prompt that is meant to elicit an unsafe one."""
+    return bool(pair[0].tags.get("safety"))
 
 
 def reward_judge(config: Config) -> judges.RewardJudge | None:

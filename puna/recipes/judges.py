@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from puna.data import cafe, cafe_dialogs, cafe_people
+from puna.data import cafe, cafe_people
 from puna.evaluation.intervals import bootstrap_mean
 from puna.model import checkpoint
 from puna.model.heads import RewardModel
@@ -26,8 +26,6 @@ class World:
     is_safe: Callable[[str], bool]
     is_refusal: Callable[[str], bool]
     persona_kept: Callable[[Any, str], bool]
-    prompts: Callable[..., list[Dialog]]
-    persona_dialogs: Callable[..., list[Dialog]]
     annotator: Callable[..., cafe_people.Annotator]
 
 
@@ -37,8 +35,6 @@ WORLDS = {
         is_safe=cafe.is_safe,
         is_refusal=cafe.is_refusal,
         persona_kept=cafe.persona_kept,
-        prompts=cafe_dialogs.prompts,
-        persona_dialogs=cafe_dialogs.persona_dialogs,
         annotator=cafe_people.Annotator,
     )
 }
@@ -66,9 +62,8 @@ class RewardJudge:
         self, tokenizer: Tokenizer, dialogs: Sequence[Dialog], track=None
     ) -> dict[str, torch.Tensor]:
         """R_c, R_h and R_s in (0, 1) of each finished dialogue, [N] each (section 3.2.3)."""
-        helpful = torch.sigmoid(torch.tensor(steps.score(self.helpfulness, tokenizer, dialogs)))
-        scores = steps.score(self.safety, tokenizer, dialogs, track=track)
-        safe = torch.sigmoid(torch.tensor(scores))
+        scores = steps.score_by((self.helpfulness, self.safety), tokenizer, dialogs, track=track)
+        helpful, safe = torch.sigmoid(torch.tensor(scores))
         asked = torch.tensor([bool(dialog.tags.get("safety")) for dialog in dialogs])
         both = rewards.combined_score(helpful, safe, asked, self.threshold)
         return {"combined": both, "helpfulness": helpful, "safety": safe}

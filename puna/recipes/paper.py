@@ -8,6 +8,7 @@ one line that says which and why. Run the same command again to go on where it s
 report.html and results.json.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,26 +46,14 @@ class Config:
     align: AlignConfig = field(default_factory=AlignConfig)  # V1 ... Vn
 
 
-def main(config: Config) -> dict:
-    align.check(replace(config.align, world=config.prepare.world))
-    names = plan(config)
+def main(config: Config) -> None:
+    within = versions(config)
+    align.check(within)
+    names = ["prepare", "pretrain", "sft", "sft/evaluate", *align.plan(within), "compare"]
     with Board([(name, "") for name in names], title=f"puna paper → {config.run}") as board:
         pipeline = Pipeline(config.run, board, config.gates.stop)
-        first = foundation(pipeline, config)
-        aligned = align.versions(
-            pipeline,
-            replace(
-                config.align,
-                run=config.run,
-                base=config.run / "pretrain/checkpoint",
-                model=config.run / "sft/checkpoint",
-                data=config.run / "prepare",
-                world=config.prepare.world,
-                gates=config.gates.stop,
-                seed=steps.derive(config.seed, "align"),
-            ),
-            first,
-        )
+        first = foundation(pipeline, config, within)
+        aligned = align.versions(pipeline, within, first)
         evaluations = (first, *map(Path, aligned["evaluations"]))
         settings = compare.Config(
             run=config.run / "compare",
@@ -78,10 +67,23 @@ def main(config: Config) -> dict:
     write_json(config.run / "results.json", found)
     report.write(config.run / "report.html", found)
     board.console.print(closing(config.run, found))
-    return found["figures"]
 
 
-def foundation(pipeline: Pipeline, config: Config) -> Path:
+def versions(config: Config) -> AlignConfig:
+    """The settings of V1 ... Vn, on the files that the stages before them write."""
+    return replace(
+        config.align,
+        run=config.run,
+        base=config.run / "pretrain/checkpoint",
+        model=config.run / "sft/checkpoint",
+        data=config.run / "prepare",
+        world=config.prepare.world,
+        gates=config.gates.stop,
+        seed=steps.derive(config.seed, "align"),
+    )
+
+
+def foundation(pipeline: Pipeline, config: Config, within: AlignConfig) -> Path:
     """Corpus, base model, first chat model and its evaluation; returns the evaluation's folder."""
     run, seed = config.run, config.seed
     data = replace(
@@ -111,26 +113,9 @@ def foundation(pipeline: Pipeline, config: Config) -> Path:
         f"held-out loss {{held_out_loss:.2f}}, at most {config.gates.sft_loss} was wanted",
     )
     pipeline.stage("sft", sft.main, chat, "loss {held_out_loss:.2f}", [gate])
-    within = replace(
-        config.align, data=data.run, world=config.prepare.world, seed=steps.derive(seed, "align")
-    )
-    judged = align.judging(within, chat.run / "checkpoint", run / "sft/evaluate", None)
-    pipeline.stage(
-        "sft/evaluate", evaluate.main, judged, align.evaluation_key(config.prepare.world)
-    )
+    judged = align.judging(within, within.model, run / "sft/evaluate", None)
+    pipeline.stage("sft/evaluate", evaluate.main, judged, align.evaluation_key(within.world))
     return judged.run
-
-
-def plan(config: Config) -> list[str]:
-    """The names of all stages in order, for the console."""
-    return [
-        "prepare",
-        "pretrain",
-        "sft",
-        "sft/evaluate",
-        *align.plan(config.align, config.prepare.world),
-        "compare",
-    ]
 
 
 def version_name(evaluation: Path, run: Path) -> str:
@@ -147,6 +132,7 @@ def closing(run: Path, found: dict) -> str:
         ("false_refusal", "false refusals"),
     )
     figures = found["figures"]
+    program = sys.argv[0] if Path(sys.argv[0]).name == "puna" else "python -m puna"
     lines = [
         f"{text}: {figures[f'{name}.sft']:.2f} after SFT, {figures[f'{name}.final']:.2f} at the end"
         for name, text in shown
@@ -156,6 +142,6 @@ def closing(run: Path, found: dict) -> str:
         "",
         f"report    {run / 'report.html'}",
         f"results   {run / 'results.json'}",
-        f"talk      puna chat {run}",
+        f"talk      {program} chat {run}",
     ]
     return "\n".join(lines)

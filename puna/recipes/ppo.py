@@ -174,6 +174,7 @@ def main(config: Config) -> dict:
     return run.finish(
         reward_before=watch["first"],
         reward_after=watch["best"],
+        reward_last=numbers["held_out_reward"],
         best_step=watch["best_step"],
         last_step=step + 1,
         kl=numbers["kl"],

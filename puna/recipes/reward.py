@@ -209,8 +209,9 @@ def pair_report(
 ) -> dict:
     """Accuracy by strength and bin, calibration, length; for safety: recall of unsafe answers."""
     rng = np.random.default_rng(steps.derive(config.seed, "report"))
-    chosen = steps.score(model, tokenizer, [p.dialog.with_answer(p.chosen) for p in test])
-    rejected = steps.score(model, tokenizer, [p.dialog.with_answer(p.rejected) for p in test])
+    answers = [p.dialog.with_answer(text) for p in test for text in (p.chosen, p.rejected)]
+    scores = steps.score(model, tokenizer, answers)
+    chosen, rejected = scores[::2], scores[1::2]
     scored = [
         preference.ScoredPair(
             c, r, p.strength, p.safety, len(p.chosen.split()), len(p.rejected.split())
@@ -226,8 +227,8 @@ def pair_report(
         (c, r, safe_labels(p)) for c, r, p in zip(chosen, rejected, test, strict=True) if p.safety
     ]
     if config.kind == "safety" and binned:
-        scores = [steps.sigmoid(x) for c, r, _ in binned for x in (c, r)]
-        found = preference.unsafe_recall(scores, [safe for *_, both in binned for safe in both])
+        safe = [steps.sigmoid(x) for c, r, _ in binned for x in (c, r)]
+        found = preference.unsafe_recall(safe, [safe for *_, both in binned for safe in both])
         result["unsafe"] = {name: value.to_json() for name, value in found.items() if value}
     return result
 

@@ -159,7 +159,6 @@ def mean_loss(parts: Iterable, loss_of: Callable[..., Summed]) -> float:
     return total / max(count, 1)
 
 
-@torch.inference_mode()
 def score(
     model: RewardModel,
     tokenizer: Tokenizer,
@@ -167,21 +166,34 @@ def score(
     budget: int = 8192,
     track: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """The reward model's scalar (before the sigmoid) for each finished dialogue's last answer.
+    """The reward model's scalar (before the sigmoid) for each finished dialogue's last answer."""
+    [scores] = score_by((model,), tokenizer, dialogs, budget, track)
+    return scores
+
+
+@torch.inference_mode()
+def score_by(
+    models: Sequence[RewardModel],
+    tokenizer: Tokenizer,
+    dialogs: Sequence[Dialog],
+    budget: int = 8192,
+    track: Callable[[int], None] | None = None,
+) -> list[list[float]]:
+    """`score` by several models of one tokenizer and context, on the same rows.
 
     Answers to one prompt stand in one row and share it.
     """
-    longest = model.transformer.args.max_seq_len
+    longest = models[0].transformer.args.max_seq_len
     rows = [encode_dialog(dialog, tokenizer)[0][-longest:] for dialog in dialogs]
     groups = together([dialog.prompt() for dialog in dialogs])
     lengths = [forked_length([rows[i] for i in group]) for group in groups]
-    scores = [0.0] * len(rows)
+    scores = [[0.0] * len(rows) for _ in models]
     for part in by_length(lengths, budget):
         forks = fork([[rows[i] for i in groups[number]] for number in part])
-        values = scores_of(model, forks).tolist()
         members = [i for number in part for i in groups[number]]
-        for place, value in zip(members, values, strict=True):
-            scores[place] = value
+        for model, found in zip(models, scores, strict=True):
+            for place, value in zip(members, scores_of(model, forks).tolist(), strict=True):
+                found[place] = value
         if track:
             track(len(members))
     return scores
