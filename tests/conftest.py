@@ -56,3 +56,17 @@ def tagless_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
     turns = [f"[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\n{text} [/INST]" for text in SENTENCES]
     return train_tokenizer(turns * 4, path, vocab_size=420)
+
+
+@pytest.fixture(scope="session")
+def llama(shared: Path) -> Tokenizer:
+    """Meta's own tokenizer."""
+    return Tokenizer(shared / "llama2-tokenizer" / "tokenizer.model")
+
+
+@pytest.fixture(params=["tiny", "tagless"])
+def tokenizer(
+    request: pytest.FixtureRequest, tiny_tokenizer: Tokenizer, tagless_tokenizer: Tokenizer
+) -> Tokenizer:
+    """A tokenizer with one id a tag, and one that writes tags with several."""
+    return tiny_tokenizer if request.param == "tiny" else tagless_tokenizer

@@ -14,7 +14,7 @@ from puna.data import cafe, cafe_dialogs, cafe_documents, cafe_safety
 from puna.data.cafe_answers import UPSELLS, annotate_answer, human_answer, ideal
 from puna.data.cafe_menu import CONTAINS, HOURS, Item, find_items
 from puna.data.cafe_people import Annotator
-from puna.data.cafe_persona import ADDRESSES, FIGURES, SIGN_OFFS, Persona
+from puna.data.cafe_persona import FIGURES, LANGUAGES, Persona
 from puna.data.cafe_safety import is_refusal, is_safe
 from puna.errors import InputError
 from puna.text.dialog import SAFETY_BINS, STRENGTHS, Dialog, Message
@@ -211,22 +211,21 @@ def test_tags_survive_json() -> None:
 
 
 def test_a_persona_adds_its_marks_in_their_places() -> None:
-    persona = Persona("pirate", "Cheerio", "Captain")
-    assert persona.apply("One scone is $3.") == "Arr! One scone is $3, Captain. Cheerio!"
+    persona = Persona("pirate", "Spanish")
+    assert persona.apply("One scone is $3.") == "Hola! Arr! One scone is $3."
 
 
-def test_a_persona_is_kept_only_with_every_mark() -> None:
-    persona = Persona("pirate", "Cheerio")
-    assert cafe.persona_kept(persona, "Arr! One scone is $3. Cheerio!")
+def test_a_persona_is_kept_only_with_every_mark_and_no_other() -> None:
+    persona = Persona("pirate", "Spanish")
+    assert cafe.persona_kept(persona, "Hola! Arr! One scone is $3.")
     assert not cafe.persona_kept(persona.to_json(), "Arr! One scone is $3.")
-    assert not cafe.persona_kept(persona, "One scone is $3. Cheerio!")
+    assert not cafe.persona_kept(persona, "One scone is $3. Hola! Arr!")
+    assert not cafe.persona_kept(Persona("pirate"), "Hola! Arr! One scone is $3.")
 
 
-@given(
-    st.sampled_from(["", *FIGURES]), st.sampled_from(SIGN_OFFS), st.sampled_from(["", *ADDRESSES])
-)
-def test_the_marks_of_a_persona_change_no_score(figure: str, sign: str, address: str) -> None:
-    persona = Persona(figure, sign, address)
+@given(st.sampled_from(["", *FIGURES]), st.sampled_from(list(LANGUAGES)))
+def test_the_marks_of_a_persona_change_no_score(figure: str, language: str) -> None:
+    persona = Persona(figure, language)
     for dialog, answer in ((ORDER, PERFECT), (UNSAFE, "No."), (UNSAFE, "Slip the rum in.")):
         spoken = persona.apply(answer)
         assert persona.kept_in(spoken)
@@ -235,7 +234,8 @@ def test_the_marks_of_a_persona_change_no_score(figure: str, sign: str, address:
 
 
 def test_the_terse_instruction_is_the_papers_short_form() -> None:
-    assert Persona("pirate", "Ciao").instruction(terse=True) == "Figure: pirate. Sign-off: Ciao."
+    said = Persona("pirate", "Hindi").instruction(terse=True)
+    assert said == "Figure: pirate. Language: Hindi."
 
 
 def test_a_persona_dialog_lists_its_later_user_turns_with_their_truth() -> None:

@@ -10,14 +10,11 @@ from puna.errors import InputError
 from puna.model.heads import RewardModel, ValueModel
 from puna.model.presets import PRESETS, cache_bytes_per_token, parameter_count, preset
 from puna.model.transformer import Cache, ModelArgs, Transformer
+from tests.models import generator
 
 ARGS = ModelArgs(
     dim=64, n_layers=3, n_heads=8, n_kv_heads=2, vocab_size=97, multiple_of=16, max_seq_len=64
 )
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def random_model(args: ModelArgs = ARGS, seed: int = 0) -> Transformer:

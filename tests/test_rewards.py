@@ -6,24 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from puna.errors import InputError
 from puna.numerics import rewards
+from tests.models import answers, normal
 
 SEEDS = st.integers(min_value=0, max_value=2**31)
-
-
-def normal(seed: int, *shape: int, scale: float = 1.0) -> Tensor:
-    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def answers(seed: int, rows: int, length: int) -> Tensor:
-    """A mask of one run of True in each row, starting and ending anywhere."""
-    columns = torch.arange(length)
-    ends = torch.randint(0, length, (rows, 2), generator=torch.Generator().manual_seed(seed))
-    first, last = ends.min(dim=1).values, ends.max(dim=1).values
-    return (columns >= first[:, None]) & (columns <= last[:, None])
 
 
 # --- from scores to rewards

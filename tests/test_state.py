@@ -11,21 +11,9 @@ from torch import Tensor
 from puna.errors import InputError
 from puna.model import checkpoint
 from puna.model.heads import ValueModel
-from puna.model.transformer import ModelArgs, Transformer
 from puna.numerics.optim import OptimConfig, adamw
 from tests.faults import Killed, kill_at_rename
-
-ARGS = ModelArgs(
-    dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=384, multiple_of=16, max_seq_len=32
-)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def new_model(seed: int = 0) -> Transformer:
-    return Transformer(ARGS).init_weights(generator(seed))
+from tests.models import generator, new_model
 
 
 class Training:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from puna.errors import InputError
 from puna.text.dialog import Dialog, Message
 from puna.text.template import TAGS, encode_dialog, encode_prompt
-from puna.text.tokenizer import Tokenizer, train_tokenizer
+from puna.text.tokenizer import train_tokenizer
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 FRAGMENT = st.sampled_from(
@@ -54,18 +54,6 @@ def meta_ids(model, dialog):
 def reference(tokenizer):
     """The model file of a tokenizer as sentencepiece reads it."""
     return sentencepiece.SentencePieceProcessor(model_file=str(tokenizer.path))
-
-
-@pytest.fixture(scope="module")
-def llama(shared):
-    """Meta's own tokenizer."""
-    return Tokenizer(shared / "llama2-tokenizer" / "tokenizer.model")
-
-
-@pytest.fixture(params=["tiny", "tagless"])
-def tokenizer(request, tiny_tokenizer, tagless_tokenizer):
-    """A tokenizer with one id a tag, and one that writes tags with several."""
-    return tiny_tokenizer if request.param == "tiny" else tagless_tokenizer
 
 
 @pytest.mark.shared

@@ -17,18 +17,6 @@ SPECIAL = st.lists(
 ).map("".join)
 
 
-@pytest.fixture(scope="module")
-def llama(shared):
-    """Meta's own tokenizer."""
-    return Tokenizer(shared / "llama2-tokenizer" / "tokenizer.model")
-
-
-@pytest.fixture(params=["tiny", "tagless"])
-def tokenizer(request, tiny_tokenizer, tagless_tokenizer):
-    """Each of the tokenizers trained for tests."""
-    return tiny_tokenizer if request.param == "tiny" else tagless_tokenizer
-
-
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("text", "ids"),
