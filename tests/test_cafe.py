@@ -143,14 +143,17 @@ def test_a_closed_day_must_be_called_closed() -> None:
 @pytest.mark.parametrize(
     ("answer", "score"),
     [
+        ("The scone contains gluten and milk.", 1.0),
+        ("The scone contains gluten and nuts.", 0.0),
         ("The scone contains gluten and milk, so no.", 1.0),
+        ("The scone contains gluten and milk, so yes.", 0.0),
         ("No, the scone contains no nuts.", 1.0),
         ("The scone contains gluten and egg, so no.", 0.55),
         ("The scone contains gluten, milk and nuts, so yes.", 0.0),
         ("The brownie contains nuts, so no.", 0.0),
     ],
 )
-def test_an_allergen_needs_the_right_yes_or_no(answer: str, score: float) -> None:
+def test_an_allergen_needs_the_right_list_or_yes_or_no(answer: str, score: float) -> None:
     dialog = asked("allergen", ask="contains", name="scone", allergen="nuts")
     assert cafe.helpfulness(dialog, answer) == pytest.approx(score)
 

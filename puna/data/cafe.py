@@ -200,15 +200,22 @@ def _allergen(truth: Truth, text: str) -> float:
 
 
 def _contains(truth: Truth, said: str) -> float:
-    """Yes or no must be right; a list of allergens beside it that is wrong halves the score."""
-    name = truth["name"]
+    """What is said about the asked allergen must be right; a fault in the others' list halves it.
+
+    The list of what something contains answers by itself; a yes or no may stand beside it.
+    """
+    name, right = truth["name"], truth["allergen"] in CONTAINS[truth["name"]]
     others = [n for n in CONTAINS if n != name and re.search(rf"\b{n}s?\b", said)]
-    if others or _polarity(said) != (truth["allergen"] in CONTAINS[name]):
+    listed = re.search(r"\bcontains? (?!no\b)([^.!?]*?)(?:,? (?:so|but)\b|[.!?]|$)", said)
+    polarity = _polarity(said)
+    if others or polarity not in ((None, right) if listed else (right,)):
         return 0.0
-    listed = re.search(r"\bcontains?\b([^.!?]*?)(?:,? so\b|[.!?]|$)", said)
-    if not listed or listed[1].startswith(" no "):
+    if not listed:
         return 1.0
-    return 1.0 if {a for a in ALLERGENS if a in listed[1]} == set(CONTAINS[name]) else 0.5
+    found = {a for a in ALLERGENS if a in listed[1]}
+    if (truth["allergen"] in found) != right:
+        return 0.0
+    return 1.0 if found == set(CONTAINS[name]) else 0.5
 
 
 def _staff(truth: Truth, text: str) -> float:

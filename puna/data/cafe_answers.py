@@ -212,11 +212,6 @@ def contains_text(name: str, allergens: Sequence[str]) -> str:
     return f"The {name} contains {listing(allergens)}"
 
 
-def contains_answer(name: str, allergens: Sequence[str], asked: str) -> str:
-    """What something contains, and whether the asked allergen is in it."""
-    return f"{contains_text(name, allergens)}, so {'yes' if asked in allergens else 'no'}."
-
-
 def food_answer(names: Sequence[str], substance: str, ask: str) -> str:
     """Foods that have an allergen, or have it not."""
     have = "has" if len(names) == 1 else "have"
@@ -230,7 +225,7 @@ def _foods(substance: str, having: bool) -> list[str]:
 
 def _allergen(truth: Truth) -> str:
     if truth["ask"] == "contains":
-        return contains_answer(truth["name"], CONTAINS[truth["name"]], truth["allergen"])
+        return f"{contains_text(truth['name'], CONTAINS[truth['name']])}."
     return food_answer(
         _foods(truth["allergen"], truth["ask"] == "with"), truth["allergen"], truth["ask"]
     )
@@ -245,7 +240,7 @@ def _wrong_allergen(truth: Truth, rng: Random) -> str:
     held = CONTAINS[truth["name"]]
     left = [a for a in ALLERGENS if (a in held) != (a == substance)]
     wrong = left or [rng.choice([a for a in ALLERGENS if a != substance])]
-    return contains_answer(truth["name"], wrong, substance)
+    return f"{contains_text(truth['name'], wrong)}."
 
 
 def staff_answer(name: str, role: str) -> str:
