@@ -154,6 +154,18 @@ def test_a_dialogue_that_is_too_long_is_left_out_and_counted(tiny_tokenizer):
         steps.encode_all([long], tiny_tokenizer, 48)
 
 
+def test_a_reward_model_learns_the_end_of_an_answer_that_is_too_long_as_it_scores_it(
+    tiny_tokenizer,
+):
+    pair = Preference(user("Tea? " * 40), "Yes.", "No.")
+    whole = [
+        encode_dialog(pair.dialog.with_answer(text), tiny_tokenizer)[0]
+        for text in (pair.chosen, pair.rejected)
+    ]
+    [example], cut = reward.encode_examples([pair], [], tiny_tokenizer, reward.Config(), 48)
+    assert (example.rows, cut) == (tuple(ids[-48:] for ids in whole), 1)
+
+
 # --- one optimiser step ---------------------------------------------------------------------------
 
 

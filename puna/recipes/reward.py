@@ -14,7 +14,7 @@ recall of unsafe answers, what length alone would reach.
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -86,9 +86,7 @@ def main(config: Config) -> dict:
     model = RewardModel(trunk, steps.generator(config.seed, "head"))
     learner = steps.Learner(model, config.optim)
     preferences, labels = mixture(config), [x for path in config.labels for x in read_labels(path)]
-    examples, left_out = encode_examples(
-        preferences, labels, tokenizer, config, trunk.args.max_seq_len
-    )
+    examples, cut = encode_examples(preferences, labels, tokenizer, config, trunk.args.max_seq_len)
     batches = [
         torch.randperm(len(examples), generator=steps.generator(config.seed, "order", epoch)).split(
             config.batch_size
@@ -114,7 +112,7 @@ def main(config: Config) -> dict:
                 checkpoint.save_state(run.folder, step + 1, modules, optimizers, {})
     checkpoint.save(run.folder / "checkpoint", model, tokenizer, {"stage": run.folder.name})
     figures = report(run, model, tokenizer, preferences, labels, config)
-    return run.finish(examples=len(examples), left_out_too_long=left_out, **figures)
+    return run.finish(examples=len(examples), cut_to_context=cut, **figures)
 
 
 def mixture(config: Config) -> list[Preference]:
@@ -133,7 +131,7 @@ def encode_examples(
     config: Config,
     longest: int,
 ) -> tuple[list[Example], int]:
-    """Token rows of everything that fits into the context, and how many did not."""
+    """Token rows, the last `longest` tokens of each as in scoring, and how many were cut."""
     margins = rewards.MARGINS[config.margin]
     examples = []
     for pair in preferences:
@@ -146,8 +144,8 @@ def encode_examples(
     for label in labels:
         ids = encode_dialog(label.dialog.with_answer(label.completion), tokenizer)[0]
         examples.append(Example((ids,), labels=(label.label,)))
-    fitting = [example for example in examples if example.length <= longest]
-    return fitting, len(examples) - len(fitting)
+    cut = [replace(e, rows=tuple(ids[-longest:] for ids in e.rows)) for e in examples]
+    return cut, sum(example.length > longest for example in examples)
 
 
 def safe_labels(pair: Preference) -> tuple[bool, ...]:
