@@ -55,9 +55,36 @@ def pipeline(results: Results) -> Section:
     return Section("pipeline", "The pipeline", "Figure 4", lead, tables=[table])
 
 
+# What tells most about a stage, in this order; a stage without any of them shows its first numbers.
+TELLING = (
+    "helpfulness",
+    "violation",
+    "persona_turn6",
+    "accuracy",
+    "accuracy_significantly_better",
+    "accuracy_length_only",
+    "auc",
+    "auc_floor",
+    "reward_mean",
+    "reward_best_of_k",
+    "temperature",
+    "reward_before",
+    "reward_after",
+    "kl",
+    "ghost_examples",
+    "context_kept",
+    "context_asked",
+    "helpfulness_pairs",
+    "safety_pairs",
+    "held_out_loss",
+)
+
+
 def key_figures(figures: Mapping[str, Any], limit: int = 3) -> str:
-    """The first few numbers of a stage in words."""
-    kept = [(k, v) for k, v in flat(figures) if isinstance(v, (int, float))][:limit]
+    """The most telling numbers of a stage in words."""
+    found = [(k, v) for k, v in flat(figures) if isinstance(v, (int, float))]
+    found.sort(key=lambda pair: TELLING.index(pair[0]) if pair[0] in TELLING else len(TELLING))
+    kept = found[:limit]
     return ", ".join(f"{words(key)} {short(value)}" for key, value in kept)
 
 
