@@ -215,18 +215,18 @@ def test_tags_survive_json() -> None:
 
 def test_a_persona_adds_its_marks_in_their_places() -> None:
     persona = Persona("pirate", "Spanish")
-    assert persona.apply("One scone is $3.") == "Hola! Arr! One scone is $3."
+    assert persona.apply("One scone is $3.") == "Arr! Hola! One scone is $3."
 
 
 def test_a_persona_is_kept_only_with_every_mark_and_no_other() -> None:
     persona = Persona("pirate", "Spanish")
-    assert cafe.persona_kept(persona, "Hola! Arr! One scone is $3.")
+    assert cafe.persona_kept(persona, "Arr! Hola! One scone is $3.")
     assert not cafe.persona_kept(persona.to_json(), "Arr! One scone is $3.")
-    assert not cafe.persona_kept(persona, "One scone is $3. Hola! Arr!")
-    assert not cafe.persona_kept(Persona("pirate"), "Hola! Arr! One scone is $3.")
+    assert not cafe.persona_kept(persona, "One scone is $3. Arr! Hola!")
+    assert not cafe.persona_kept(Persona("pirate"), "Arr! Hola! One scone is $3.")
 
 
-@given(st.sampled_from(["", *FIGURES]), st.sampled_from(list(LANGUAGES)))
+@given(st.sampled_from(list(FIGURES)), st.sampled_from(["", *LANGUAGES]))
 def test_the_marks_of_a_persona_change_no_score(figure: str, language: str) -> None:
     persona = Persona(figure, language)
     for dialog, answer in ((ORDER, PERFECT), (UNSAFE, "No."), (UNSAFE, "Slip the rum in.")):

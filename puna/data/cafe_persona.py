@@ -1,6 +1,6 @@
 """Personas: ways to speak that an instruction asks for and a rule can check (Llama 2, Sec. 3.3).
 
-A persona combines one or two constraints of the paper's kinds, a public figure to act as and a
+A persona has one or two constraints of the paper's kinds, a public figure to act as and maybe a
 language, said in full or, half of the time, tersely as in its short form "Figure: X".
 """
 
@@ -38,44 +38,41 @@ LANGUAGES = {
 
 @dataclass(frozen=True)
 class Persona:
-    """How every answer is to be spoken; an empty field asks for nothing."""
+    """How every answer is to be spoken; without a language only the figure matters."""
 
-    figure: str = ""
+    figure: str
     language: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a persona of nothing and values outside the tables."""
-        for name, values in (("figure", FIGURES), ("language", LANGUAGES)):
+        """Refuse values outside the tables."""
+        for name, values in (("figure", FIGURES), ("language", ("", *LANGUAGES))):
             value = getattr(self, name)
-            if value and value not in values:
-                raise InputError(f"persona: {name}={value!r}: expected one of {', '.join(values)}")
-        if not (self.figure or self.language):
-            raise InputError("persona: expected a figure or a language")
+            if value not in values:
+                known = ", ".join(filter(None, values))
+                raise InputError(f"persona: {name}={value!r}: expected one of {known}")
 
     @property
     def key(self) -> str:
-        """The combination of constraints; one alone is known to everybody and never held out."""
-        if not (self.figure and self.language):
-            return "persona|one constraint"
+        """The combination of constraints; a figure alone is known to all and never held out."""
+        if not self.language:
+            return "persona|figure alone"
         return f"persona|{self.figure}|{self.language}"
 
     @property
     def marks(self) -> str:
-        """How every answer begins: a greeting in the language, then the figure's word."""
-        found = (LANGUAGES.get(self.language, ""), FIGURES.get(self.figure, ""))
-        return " ".join(mark for mark in found if mark)
+        """How every answer begins: the figure's word, then a greeting in the language."""
+        return f"{FIGURES[self.figure]} {LANGUAGES.get(self.language, '')}".strip()
 
     def instruction(self, terse: bool) -> str:
         """The wish in words: whole sentences, or the short form."""
-        if terse:
-            parts = (("Figure", self.figure), ("Language", self.language))
-            return " ".join(f"{name}: {value}." for name, value in parts if value)
-        figure = f"Act as a {self.figure}." if self.figure else ""
-        language = f"Always greet me in {self.language}." if self.language else ""
-        return " ".join(part for part in (figure, language) if part)
+        figure = f"Figure: {self.figure}." if terse else f"Act as a {self.figure}."
+        if not self.language:
+            return figure
+        said = f"Language: {self.language}." if terse else f"Always greet me in {self.language}."
+        return f"{figure} {said}"
 
     def apply(self, answer: str) -> str:
-        """The answer as the persona says it: "Hola! Arr! One scone is $3."."""
+        """The answer as the persona says it: "Arr! Hola! One scone is $3."."""
         return f"{self.marks} {answer}"
 
     def kept_in(self, answer: str) -> bool:
@@ -93,15 +90,14 @@ class Persona:
         unknown = set(record) - {"figure", "language"}
         if unknown:
             raise InputError(f"persona: field {sorted(unknown)[0]!r} is unknown")
-        return cls(**record)
+        return cls(record.get("figure", ""), record.get("language", ""))
 
 
 def draw_persona(rng: Random, held_out: bool) -> Persona:
-    """One or two constraints at random; two in the held-out split, combined as in no other."""
+    """A figure, three in four with a language; in the held-out split combined as in no other."""
     while True:
-        values = {"figure": rng.choice(list(FIGURES)), "language": rng.choice(list(LANGUAGES))}
-        kept = rng.sample(list(values), rng.choice((1, 2)))
-        persona = Persona(**{name: values[name] for name in kept})
+        language = rng.choice(list(LANGUAGES)) if rng.random() < 0.75 else ""
+        persona = Persona(rng.choice(list(FIGURES)), language)
         if is_held_out(persona.key) == held_out:
             return persona
 
