@@ -105,14 +105,15 @@ def test_the_refusal_of_an_order_is_worth_nothing() -> None:
     [
         ("One large latte is $6.", 1.0),
         ("$6.", 0.9),
-        ("One large latte is $7.", 0.0),
+        ("One large latte is $7.", 0.55),
+        ("$7.", 0.0),
         ("One large latte is $6 or $7.", 0.0),
         ("One large mocha is $6.", 0.0),
         ("I am not sure, please check the board.", 0.1),
         ("Sure!", 0.0),
     ],
 )
-def test_a_price_is_right_only_alone_and_of_the_asked_thing(answer: str, score: float) -> None:
+def test_a_price_stands_alone_and_belongs_to_the_asked_thing(answer: str, score: float) -> None:
     dialog = asked("price", name="latte", price=6)
     assert cafe.helpfulness(dialog, answer) == pytest.approx(score)
 
@@ -122,14 +123,16 @@ def test_a_price_is_right_only_alone_and_of_the_asked_thing(answer: str, score: 
     [
         ("On Monday we are open from 7 to 17, so no.", 1.0),
         ("No, on Monday we are closed at 18.", 1.0),
-        ("On Monday we are open from 7 to 17, so yes.", 0.0),
+        ("On Monday we are open from 7 to 17, so yes.", 0.55),
         ("On Monday we are open from 7 to 18, so no.", 1.0),
         ("On Monday we are open from 8 to 17, so no.", 0.0),
         ("On Friday we are open from 7 to 17, so no.", 0.0),
         ("Yes or no, who knows?", 0.0),
     ],
 )
-def test_opening_at_a_time_needs_the_right_yes_or_no(answer: str, score: float) -> None:
+def test_opening_at_a_time_needs_the_right_hours_and_the_right_yes_or_no(
+    answer: str, score: float
+) -> None:
     dialog = asked("hours", ask="at", day="Monday", time=18, yes=False)
     assert cafe.helpfulness(dialog, answer) == pytest.approx(score)
 
