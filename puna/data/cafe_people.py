@@ -9,7 +9,7 @@ from puna.text.dialog import Dialog
 
 # From which difference in utility an answer is how much better; the last needs none.
 STEPS = (
-    (0.45, "significantly_better"),
+    (0.65, "significantly_better"),
     (0.22, "better"),
     (0.08, "slightly_better"),
     (float("-inf"), "negligibly_better"),
