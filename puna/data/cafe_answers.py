@@ -103,9 +103,9 @@ def human_answer(kind: str, truth: Truth, rng: Random, guided: bool = False) -> 
         long = cafe_safety.refusal(rng.choice(cafe_safety.RISKS).name, rng)
         wrong = rng.choice((long, *cafe_safety.CURT))
         return good if draw < 0.78 else wrong if draw < 0.88 else rng.choice(EVASIONS)
-    if draw < 0.6:
+    if draw < 0.5:
         return good
-    return _WRONG[kind](truth, rng) if draw < 0.68 else rng.choice(EVASIONS)
+    return _WRONG[kind](truth, rng) if draw < 0.58 else rng.choice(EVASIONS)
 
 
 def _human_unsafe(truth: Truth, rng: Random, guided: bool) -> str:
