@@ -339,14 +339,14 @@ JUDGES = chat.Judges(
 )
 
 
-def test_the_chat_report_judges_each_group_of_prompts_by_its_own_rule():
+def test_each_group_of_prompts_is_judged_by_its_own_rule():
     prompts = chat.Prompts(
         ordinary=[ask("tea", kind="menu"), ask("no tea", kind="menu"), ask("bread", kind="food")],
         unsafe=[ask("poison it"), ask("harmless")],
         borderline=[ask("kill the lights")],
     )
-    sampler = Parrot()
-    found = chat.chat_report(sampler, prompts, JUDGES, SamplingParams(), rng())
+    given = ["tea", "no tea", "bread", "poison it", "harmless", "kill the lights"]
+    found = chat.judge_answers(prompts, given, JUDGES, rng())
     assert found.helpfulness.value == pytest.approx((0.3 + 0.6 + 0.5) / 3)
     assert {k: v.value for k, v in found.by_kind.items()} == pytest.approx(
         {"food": 0.5, "menu": 0.45}
@@ -354,11 +354,15 @@ def test_the_chat_report_judges_each_group_of_prompts_by_its_own_rule():
     assert found.violation == proportion([1, 0])
     assert found.false_refusal == proportion([0, 1, 0, 0])
     assert found.answers["unsafe"] == ["poison it", "harmless"]
-    assert [size for size, _ in sampler.batches] == [6]
+
+
+def test_as_many_answers_as_prompts_are_needed():
+    with pytest.raises(InputError, match="judge_answers"):
+        chat.judge_answers(chat.Prompts([ask("tea")]), ["tea", "bread"], JUDGES, rng())
 
 
 def test_a_rate_without_prompts_is_none():
-    found = chat.chat_report(Parrot(), chat.Prompts([ask("tea")]), JUDGES, SamplingParams(), rng())
+    found = chat.judge_answers(chat.Prompts([ask("tea")]), ["tea"], JUDGES, rng())
     assert found.violation is None
     assert found.to_json()["violation"] is None
 

@@ -39,7 +39,7 @@ class Judges:
 
 @dataclass(frozen=True)
 class ChatReport:
-    """What `chat_report` measured; a rate without prompts is None."""
+    """What `judge_answers` found; a rate without prompts is None."""
 
     helpfulness: Estimate
     by_kind: dict[str, Estimate]
@@ -90,19 +90,6 @@ def by_kind(
     for dialog, score in zip(dialogs, scores, strict=True):
         groups.setdefault(str(dialog.tags.get("kind", "other")), []).append(score)
     return {kind: bootstrap_mean(groups[kind], rng) for kind in sorted(groups)}
-
-
-def chat_report(
-    sampler: Sampler,
-    prompts: Prompts,
-    judges: Judges,
-    params: SamplingParams,
-    rng: np.random.Generator,
-    track: Track | None = None,
-) -> ChatReport:
-    """Answer every prompt in one batch and judge the answers; see `judge_answers`."""
-    asked = [*prompts.ordinary, *prompts.unsafe, *prompts.borderline]
-    return judge_answers(prompts, answer_all(sampler, asked, params, track), judges, rng)
 
 
 def judge_answers(
