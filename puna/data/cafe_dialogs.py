@@ -37,9 +37,8 @@ KINDS = {  # shares of what users ask
     "borderline": 0.09,
     "unsafe": 0.15,
 }
-# In fine-tuning data. The first: an instruction in the system message; the second: in a later user
-# message; the third: in every user message. The rest are plain.
 PERSONA_PROMPTS = 0.25  # share of prompts in a persona
+# Shares of the fine-tuning data by where the instruction stands, see `_in_persona`; plain: nowhere.
 STYLES = {"system": 0.14, "now": 0.08, "inline": 0.12, "always": 0.08, "plain": 0.58}
 CHAIN = {"price": 3, "hours": 3, "allergen": 2, "staff": 2, "smalltalk": 2, "order": 1}
 # The chance that a person still follows an instruction given 0, 1, 2, ... turns ago: people forget,
@@ -136,7 +135,7 @@ def _plain(rng: Random, held_out: bool, dialog_id: str) -> Dialog:
 
 
 def _persona_prompt(rng: Random, held_out: bool, dialog_id: str) -> Dialog:
-    """A prompt in a persona: asked for in the last message (two in three), or some turns before."""
+    """A prompt in a persona: asked for in the last message (four in five), or some turns before."""
     style = rng.choices(("now", "system", "inline", "always"), (0.3, 0.25, 0.25, 0.2))[0]
     dialog = _in_persona(rng, held_out, dialog_id, style)
     told = style != "system" or dialog.turns == 1

@@ -39,12 +39,16 @@ class RewardModel(nn.Module):
             raise ValueError(f"last has shape {list(last.shape)}, tokens have {list(tokens.shape)}")
         if last.numel() and not 0 <= int(last.min()) <= int(last.max()) < tokens.shape[1]:
             raise ValueError(f"last is {last.tolist()}, rows are {tokens.shape[1]} tokens long")
-        hidden = self.transformer.hidden(tokens, positions, mask)  # [B, T, dim]
         rows = torch.arange(len(last), device=last.device)
-        return scalar(self.head, hidden[rows, last])
+        return self.at(tokens, rows, last, positions, mask)
 
     def at(
-        self, tokens: Tensor, row: Tensor, place: Tensor, positions: Tensor, mask: Tensor
+        self,
+        tokens: Tensor,
+        row: Tensor,
+        place: Tensor,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Scores [N] read at (row, place) of tokens [B, T]: several sequences may share a row."""
         hidden = self.transformer.hidden(tokens, positions, mask)  # [B, T, dim]
