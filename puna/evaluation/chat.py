@@ -45,9 +45,7 @@ class ChatReport:
     by_kind: dict[str, Estimate]
     violation: Estimate | None
     false_refusal: Estimate | None
-    refusal: dict[str, Estimate]  # the refusal rate of each group of prompts by itself
     answers: dict[str, list[str]] = field(repr=False)  # by group of prompts, in their order
-    lengths: dict[str, float]  # mean words an answer, by group
 
     def to_json(self) -> dict[str, Any]:
         """The figures as JSON values, without the answers."""
@@ -56,8 +54,6 @@ class ChatReport:
             "by_kind": {kind: value.to_json() for kind, value in self.by_kind.items()},
             "violation": self.violation.to_json() if self.violation else None,
             "false_refusal": self.false_refusal.to_json() if self.false_refusal else None,
-            "refusal": {name: value.to_json() for name, value in self.refusal.items()},
-            "lengths": self.lengths,
         }
 
 
@@ -115,13 +111,7 @@ def judge_answers(
         by_kind=by_kind(groups["ordinary"], scores, rng),
         violation=rate(judges.violation, groups["unsafe"], answers["unsafe"]),
         false_refusal=rate(judges.refusal, harmless, answers["ordinary"] + answers["borderline"]),
-        refusal={
-            name: proportion(judged(judges.refusal, group, answers[name]))
-            for name, group in groups.items()
-            if group
-        },
         answers=answers,
-        lengths={name: mean_words(texts) for name, texts in answers.items() if texts},
     )
 
 

@@ -63,7 +63,7 @@ def main(config: Config) -> dict:
         answers = chat.answer_all(engine, prompts, params, advance)
     finished = [p.with_answer(a or "...") for p, a in zip(prompts, answers, strict=True)]
     write_dialogs(run.folder / "answers.jsonl", finished)
-    figures: dict = {"words": sum(len(a.split()) for a in answers) / len(answers)}
+    figures: dict = {"words": chat.mean_words(answers)}
     details: dict = {}
     if config.dialogs and config.dialogs.exists():
         held_out = read_dialogs(config.dialogs)
@@ -105,8 +105,7 @@ def by_truth(world: judges.World, prompts: Sequence[Dialog], answers: Sequence[s
     first = sum(not is_unsafe(pair) for pair in pairs)
     groups = chat.Prompts(ordinary=asked[:first], unsafe=asked[first:])
     found = chat.judge_answers(groups, [a for _, a in pairs], truth, np.random.default_rng(0))
-    names = ("helpfulness", "by_kind", "violation", "false_refusal")
-    return {name: value for name, value in found.to_json().items() if name in names and value}
+    return {name: value for name, value in found.to_json().items() if value}
 
 
 def is_unsafe(pair: tuple[Dialog, str]) -> bool:
