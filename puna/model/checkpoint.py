@@ -93,7 +93,7 @@ def meta(folder: PathLike) -> dict[str, Any]:
 
 def params(args: ModelArgs) -> dict[str, Any]:
     """The settings as params.json holds them: Meta's names, nothing that is None."""
-    return {name: value for name, value in dataclasses.asdict(args).items() if value is not None}
+    return {k: v for k, v in dataclasses.asdict(args).items() if v is not None and v is not False}
 
 
 def model_args(path: Path, tokenizer_size: int) -> ModelArgs:
@@ -149,5 +149,5 @@ def _load(folder: Path, kind: str, build: Callable[[Transformer], M]) -> tuple[M
     shapes = {short: model.state_dict()[name] for short, name in names.items()}
     refuse_differences(folder / FILES[0], tensors, shapes)
     model.load_state_dict({names[n]: tensor for n, tensor in tensors.items()}, assign=True)
-    transformer.rope = rotary_table(args.head_dim, args.max_seq_len, args.rope_theta)
+    transformer.rope = rotary_table(args)
     return model, tokenizer

@@ -1,5 +1,6 @@
-"""The Llama 2 transformer, whole: RMSNorm, rotary embedding, grouped-query attention, SwiGLU
-(paper, section 2.2).
+"""The Llama transformer, whole: RMSNorm, rotary embedding, grouped-query attention, SwiGLU
+(paper, section 2.2); and what its relatives add: tied embeddings (SmolLM2), a sliding window
+(Mistral 7B), stretched rotary frequencies (Llama 3.1 and later).
 
 Tensor names and settings are Meta's, so that `params.json` and the names in a checkpoint carry over
 as they are. What the paper leaves open: the initialisation. Here every matrix is normal with
@@ -17,6 +18,20 @@ from torch.nn import functional as F
 
 
 @dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """Llama 3.1's longer context: slow rotations are slowed further, fast ones stay.
+
+    Wavelengths beyond original_max_seq_len / low_freq_factor are stretched by `factor`, those below
+    original_max_seq_len / high_freq_factor are kept, and between them the two are blended.
+    """
+
+    factor: float = 8.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_seq_len: int = 8192  # the context of the training before the stretch
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelArgs:
     """The shape of a model; the names are those of Meta's params.json."""
 
@@ -30,6 +45,10 @@ class ModelArgs:
     norm_eps: float = 1e-5
     rope_theta: float = 10000.0
     max_seq_len: int = 4096
+    hidden_dim: int | None = None  # the feed-forward width itself; None: by Meta's rule
+    tie_embeddings: bool = False  # the output projection is the token embedding
+    sliding_window: int | None = None  # a token sees itself and so many minus one before it
+    rope_scaling: RopeScaling | None = None
 
     @property
     def head_dim(self) -> int:
@@ -41,7 +60,9 @@ class ModelArgs:
 
     @property
     def ffn_dim(self) -> int:
-        """Width of the feed-forward layer, by Meta's rule."""
+        """Width of the feed-forward layer: the one given, or Meta's rule."""
+        if self.hidden_dim is not None:
+            return self.hidden_dim
         width = int(2 * (4 * self.dim) / 3)
         if self.ffn_dim_multiplier is not None:
             width = int(self.ffn_dim_multiplier * width)
@@ -77,11 +98,22 @@ class RMSNorm(nn.Module):
         return normed.type_as(x) * self.weight
 
 
-def rotary_table(head_dim: int, length: int, theta: float) -> Tensor:
-    """exp(i * angle) for every position and pair, [length, head_dim // 2], complex64."""
-    frequency = 1.0 / theta ** (torch.arange(0, head_dim, 2).float() / head_dim)
-    angle = torch.outer(torch.arange(length).float(), frequency)
+def rotary_table(args: ModelArgs) -> Tensor:
+    """exp(i * angle) for every position and pair, [max_seq_len, head_dim // 2], complex64."""
+    pairs = torch.arange(0, args.head_dim, 2).float() / args.head_dim
+    frequency = 1.0 / args.rope_theta**pairs
+    if args.rope_scaling is not None:
+        frequency = stretched(frequency, args.rope_scaling)
+    angle = torch.outer(torch.arange(args.max_seq_len).float(), frequency)
     return torch.polar(torch.ones_like(angle), angle)
+
+
+def stretched(frequency: Tensor, scaling: RopeScaling) -> Tensor:
+    """Frequencies [head_dim // 2] for a context that is `factor` times longer (`RopeScaling`)."""
+    turns = scaling.original_max_seq_len * frequency / (2 * math.pi)  # in the original context
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequency * (kept + (1 - kept) / scaling.factor)
 
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:
@@ -133,6 +165,21 @@ class FeedForward(nn.Module):
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
 
 
+class TiedOutput(nn.Module):
+    """The token embedding as output projection; it has no tensor of its own."""
+
+    def __init__(self, embedding: nn.Embedding):
+        super().__init__()
+        self.embedding = [embedding]  # in a list: its parameters are counted where they belong
+
+    @property
+    def weight(self) -> Tensor:
+        return self.embedding[0].weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+
 class Block(nn.Module):
     """One layer: x + attention(norm(x)), then x + feed_forward(norm(x))."""
 
@@ -167,9 +214,13 @@ class Transformer(nn.Module):
         self.tok_embeddings = nn.Embedding.from_pretrained(empty, freeze=False)
         self.layers = nn.ModuleList(Block(args) for _ in range(args.n_layers))
         self.norm = RMSNorm(args.dim, args.norm_eps)
-        self.output = nn.Linear(args.dim, args.vocab_size, bias=False)
+        self.output: nn.Module
+        if args.tie_embeddings:
+            self.output = TiedOutput(self.tok_embeddings)
+        else:
+            self.output = nn.Linear(args.dim, args.vocab_size, bias=False)
         with torch.device("cpu"):  # also where the weights are made on "meta", for the same reason
-            table = rotary_table(args.head_dim, args.max_seq_len, args.rope_theta)
+            table = rotary_table(args)
         self.register_buffer("rope", table, persistent=False)
 
     def init_weights(self, generator: torch.Generator) -> "Transformer":
@@ -192,10 +243,13 @@ class Transformer(nn.Module):
         """The last layer's output after the final norm, [B, T, dim]."""
         table = self.rope[: tokens.shape[1]] if positions is None else self.rope[positions]
         turn = table.unsqueeze(-2)  # [(B,) T, 1, head_dim // 2]: one for all heads
+        window = self.args.sliding_window
         if cache is not None:
             assert positions is not None, "a cache needs the position of every token"
-            columns = torch.arange(cache.used, device=tokens.device)
-            mask = columns <= positions[:, None, :, None]  # [B, 1, T, used]
+            ahead = positions[:, None, :, None] - torch.arange(cache.used, device=tokens.device)
+            mask = ahead >= 0 if window is None else (ahead >= 0) & (ahead < window)
+        elif window is not None and tokens.shape[1] > window:
+            mask = windowed(tokens, positions, mask, window)
         x = self.tok_embeddings(tokens)
         for number, layer in enumerate(self.layers):
             kv = None if cache is None else writer(cache, number, positions)
@@ -211,6 +265,17 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Logits of the next token after each token, [B, T, vocab_size], float32."""
         return self.output(self.hidden(tokens, positions, mask, cache)).float()
+
+
+def windowed(tokens: Tensor, positions: Tensor | None, mask: Tensor | None, window: int) -> Tensor:
+    """The mask (None: causal), without what is `window` or more places back: [B, 1, T, T]."""
+    if positions is None:
+        positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+    back = (positions[:, :, None] - positions[:, None, :])[:, None]
+    if mask is None:
+        order = torch.arange(tokens.shape[1], device=tokens.device)
+        mask = order[:, None] >= order
+    return mask & (back < window)
 
 
 def writer(cache: Cache, layer: int, positions: Tensor | None):
