@@ -32,12 +32,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("puna.recipes.evaluate", "helpfulness, safety, persona, win rate of a chat model"),
     "compare": ("puna.recipes.compare", "versions side by side by the last reward models"),
     "chat": ("puna.recipes.chat", "talk to a model in the terminal"),
+    "models": ("puna.recipes.models", "known sizes and what they need; what a file holds"),
+    "convert": ("puna.recipes.convert", "a model between Meta, Hugging Face, GGUF and Puna"),
 }
 GROUPS = {
     "Everything": ("paper",),
     "Base model": ("prepare", "pretrain"),
     "Chat model": ("sft", "collect", "reward", "rejection", "ppo", "distill", "align"),
     "Use": ("evaluate", "compare", "chat"),
+    "Weights": ("models", "convert"),
 }
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}  # the user's to mend
 
@@ -100,8 +103,8 @@ def manual(command: str) -> str:
     """
     path = recipe_file(command)
     settings = describe(path)
-    extra = constant(path, "POSITIONAL")
-    usage = f"usage: puna {command}{f' [{extra.upper()}]' if extra else ''} [PRESET.toml ...]"
+    extra = "".join(f" [{name.upper()}]" for name in (constant(path, "POSITIONAL") or "").split())
+    usage = f"usage: puna {command}{extra} [PRESET.toml ...]"
     lines = [f"puna {command}: {COMMANDS[command][1]}", "", f"{usage} [--setting=value ...]", ""]
     lines += [docstring(path), "", "Settings:"]
     stages: list[str] = []
@@ -149,8 +152,8 @@ def _run(command: str, words: list[str]) -> int:
 
 
 def _name_positional(command: str, words: Sequence[str]) -> list[str]:
-    """The words with the one that is neither preset nor option named by the recipe's POSITIONAL."""
-    extra = constant(recipe_file(command), "POSITIONAL")
+    """The words, with those that are neither preset nor option named by the recipe's POSITIONAL."""
+    extra = (constant(recipe_file(command), "POSITIONAL") or "").split()
     switches = {s.name for s in describe(recipe_file(command)) if s.type == "bool"}
     named: list[str] = []
     value_follows = switch = False
@@ -159,9 +162,8 @@ def _name_positional(command: str, words: Sequence[str]) -> list[str]:
         value_follows |= switch and word.lower() in ("true", "false")
         if is_option or value_follows or word.endswith(".toml"):
             named.append(word)
-        elif extra is not None:
-            named.append(f"--{extra}={word}")
-            extra = None
+        elif extra:
+            named.append(f"--{extra.pop(0)}={word}")
         else:
             raise InputError(f"unexpected argument {word!r}: expected PRESET.toml or --name=value")
         name = word[2:].replace("-", "_")

@@ -62,7 +62,7 @@ def faults(words: list[str]) -> Iterator[str]:
     if command not in cli.COMMANDS:
         yield f"no command {command}"
         return
-    bare = constant(cli.recipe_file(command), "POSITIONAL") is not None
+    bare = len((constant(cli.recipe_file(command), "POSITIONAL") or "").split())
     value_follows = False
     for word in rest:
         if word.startswith("--"):
@@ -73,7 +73,7 @@ def faults(words: list[str]) -> Iterator[str]:
         elif value_follows or word.endswith(".toml"):
             value_follows = False
         elif bare:
-            bare = False
+            bare -= 1
         else:
             yield f"{command}: nothing takes {word}"
 

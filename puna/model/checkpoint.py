@@ -8,8 +8,6 @@
 The state of a training, from which it goes on as if never stopped, is in `puna.model.state`.
 """
 
-import dataclasses
-import difflib
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,10 +20,12 @@ from torch import nn
 from puna.errors import InputError
 from puna.model import folders
 from puna.model.heads import RewardModel, ValueModel
+from puna.model.settings import model_args, params
+from puna.model.source import Source
 from puna.model.state import load_state, save_state
 from puna.model.tensors import read_tensors, refuse_differences
-from puna.model.transformer import ModelArgs, Transformer, rotary_table
-from puna.text.files import PathLike, read_json, sha256, write_json
+from puna.model.transformer import Transformer, rotary_table
+from puna.text.files import PathLike, sha256, write_json
 from puna.text.tokenizer import Tokenizer
 
 __all__ = ["load", "load_reward", "load_state", "load_value", "meta", "save", "save_state"]
@@ -36,7 +36,6 @@ KINDS: Mapping[str, type[nn.Module]] = {
     "value": ValueModel,
 }
 FILES = ("model.safetensors", "params.json", "tokenizer.model")
-REQUIRED = ("dim", "n_layers", "n_heads", "vocab_size")
 M = TypeVar("M", bound=nn.Module)
 TRUNK = "transformer."  # where RewardModel and ValueModel keep their transformer
 
@@ -76,6 +75,20 @@ def load(folder: PathLike) -> tuple[Transformer, Tokenizer]:
     return _load(Path(folder), "transformer", lambda transformer: transformer)
 
 
+def from_source(source: Source, dtype: torch.dtype = torch.float32) -> Transformer:
+    """The transformer of a model in any format. InputError: a tensor holds NaN or infinity."""
+    with torch.device("meta"):  # shapes only: the weights come from the file
+        model = Transformer(source.args)
+    for name, tensor in source.tensors.items():
+        value = tensor.read().to(dtype)
+        if not torch.isfinite(value).all():
+            raise InputError(f"tensor {name}: holds NaN or infinity")
+        owner, _, last = name.rpartition(".")
+        setattr(model.get_submodule(owner), last, nn.Parameter(value))
+    model.rope = rotary_table(source.args)
+    return model
+
+
 def load_reward(folder: PathLike) -> tuple[RewardModel, Tokenizer]:
     """The reward model and tokenizer of a checkpoint folder; errors as in `load`."""
     return _load(Path(folder), "reward", RewardModel)
@@ -89,44 +102,6 @@ def load_value(folder: PathLike) -> tuple[ValueModel, Tokenizer]:
 def meta(folder: PathLike) -> dict[str, Any]:
     """What `save` was given as meta. InputError if the folder is no checkpoint."""
     return dict(folders.manifest(folders.current(Path(folder))).get("meta") or {})
-
-
-def params(args: ModelArgs) -> dict[str, Any]:
-    """The settings as params.json holds them: Meta's names, nothing that is None."""
-    return {k: v for k, v in dataclasses.asdict(args).items() if v is not None and v is not False}
-
-
-def model_args(path: Path, tokenizer_size: int) -> ModelArgs:
-    """Settings from a params.json; a vocab_size of -1 (Meta's files) means the tokenizer's.
-
-    InputError names a key that is unknown, missing, of another type or out of range.
-    """
-    given = read_json(path)
-    if not isinstance(given, dict):
-        raise InputError(f"{path}: expected a JSON object of model settings")
-    fields = {field.name: field for field in dataclasses.fields(ModelArgs)}
-    for key in given:
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            raise InputError(f"{path}: unknown setting {key}" + f", meant {near[0]}?" * len(near))
-    for key in REQUIRED:
-        if key not in given:
-            raise InputError(f"{path}: {key} is missing")
-    if given["vocab_size"] == -1:
-        given["vocab_size"] = tokenizer_size
-    for key, value in given.items():
-        whole = "int" in str(fields[key].type)
-        valid = type(value) is int if whole else type(value) in (int, float)
-        if not (valid and value > 0):
-            expected = "a positive whole number" if whole else "a positive number"
-            raise InputError(f"{path}: {key} is {value!r}, {expected} was expected")
-    args = ModelArgs(**given)
-    if args.dim % (2 * args.n_heads) or args.n_heads % args.kv_heads:
-        raise InputError(
-            f"{path}: dim {args.dim} must divide by twice n_heads {args.n_heads}, "
-            f"and n_heads by n_kv_heads {args.kv_heads}"
-        )
-    return args
 
 
 def _load(folder: Path, kind: str, build: Callable[[Transformer], M]) -> tuple[M, Tokenizer]:

@@ -1,9 +1,14 @@
-"""Known sizes: the Llama 2 family (paper, Table 1, section 2.2), and this project's small ones."""
+"""Known sizes: Llama 2 (paper, Table 1, section 2.2), its relatives, and our own small ones."""
 
 from puna.errors import InputError
-from puna.model.transformer import ModelArgs
+from puna.model.transformer import ModelArgs, RopeScaling
 
+LLAMA3 = RopeScaling()  # of Llama 3.1: 8 times 8192 tokens
 PRESETS: dict[str, ModelArgs] = {
+    "llama1-7b": ModelArgs(dim=4096, n_layers=32, n_heads=32, norm_eps=1e-6, max_seq_len=2048),
+    "llama1-13b": ModelArgs(dim=5120, n_layers=40, n_heads=40, norm_eps=1e-6, max_seq_len=2048),
+    "llama1-33b": ModelArgs(dim=6656, n_layers=60, n_heads=52, norm_eps=1e-6, max_seq_len=2048),
+    "llama1-65b": ModelArgs(dim=8192, n_layers=80, n_heads=64, max_seq_len=2048),
     "llama2-7b": ModelArgs(dim=4096, n_layers=32, n_heads=32),
     "llama2-13b": ModelArgs(dim=5120, n_layers=40, n_heads=40),
     # Trained and reported, never released; the width of the layers is that of Code Llama 34B.
@@ -17,6 +22,122 @@ PRESETS: dict[str, ModelArgs] = {
         n_kv_heads=8,
         multiple_of=4096,
         ffn_dim_multiplier=1.3,
+    ),
+    "codellama-7b": ModelArgs(
+        dim=4096, n_layers=32, n_heads=32, vocab_size=32016, rope_theta=1e6, max_seq_len=16384
+    ),
+    "codellama-13b": ModelArgs(
+        dim=5120, n_layers=40, n_heads=40, vocab_size=32016, rope_theta=1e6, max_seq_len=16384
+    ),
+    "codellama-34b": ModelArgs(
+        dim=8192,
+        n_layers=48,
+        n_heads=64,
+        n_kv_heads=8,
+        ffn_dim_multiplier=1.0,
+        rope_theta=1e6,
+        max_seq_len=16384,
+    ),
+    "tinyllama-1.1b": ModelArgs(dim=2048, n_layers=22, n_heads=32, n_kv_heads=4, max_seq_len=2048),
+    "mistral-7b": ModelArgs(
+        dim=4096,
+        n_layers=32,
+        n_heads=32,
+        n_kv_heads=8,
+        hidden_dim=14336,
+        sliding_window=4096,
+        max_seq_len=32768,
+    ),
+    "llama3-8b": ModelArgs(
+        dim=4096,
+        n_layers=32,
+        n_heads=32,
+        n_kv_heads=8,
+        vocab_size=128256,
+        multiple_of=1024,
+        ffn_dim_multiplier=1.3,
+        rope_theta=5e5,
+        max_seq_len=8192,
+    ),
+    "llama3.1-8b": ModelArgs(
+        dim=4096,
+        n_layers=32,
+        n_heads=32,
+        n_kv_heads=8,
+        vocab_size=128256,
+        multiple_of=1024,
+        ffn_dim_multiplier=1.3,
+        rope_theta=5e5,
+        max_seq_len=131072,
+        rope_scaling=LLAMA3,
+    ),
+    "llama3.1-70b": ModelArgs(
+        dim=8192,
+        n_layers=80,
+        n_heads=64,
+        n_kv_heads=8,
+        vocab_size=128256,
+        multiple_of=4096,
+        ffn_dim_multiplier=1.3,
+        rope_theta=5e5,
+        max_seq_len=131072,
+        rope_scaling=LLAMA3,
+    ),
+    "llama3.2-1b": ModelArgs(
+        dim=2048,
+        n_layers=16,
+        n_heads=32,
+        n_kv_heads=8,
+        vocab_size=128256,
+        hidden_dim=8192,
+        rope_theta=5e5,
+        max_seq_len=131072,
+        rope_scaling=RopeScaling(factor=32.0),
+        tie_embeddings=True,
+    ),
+    "llama3.2-3b": ModelArgs(
+        dim=3072,
+        n_layers=28,
+        n_heads=24,
+        n_kv_heads=8,
+        vocab_size=128256,
+        hidden_dim=8192,
+        rope_theta=5e5,
+        max_seq_len=131072,
+        rope_scaling=RopeScaling(factor=32.0),
+        tie_embeddings=True,
+    ),
+    "smollm2-135m": ModelArgs(
+        dim=576,
+        n_layers=30,
+        n_heads=9,
+        n_kv_heads=3,
+        vocab_size=49152,
+        hidden_dim=1536,
+        rope_theta=1e5,
+        max_seq_len=8192,
+        tie_embeddings=True,
+    ),
+    "smollm2-360m": ModelArgs(
+        dim=960,
+        n_layers=32,
+        n_heads=15,
+        n_kv_heads=5,
+        vocab_size=49152,
+        hidden_dim=2560,
+        rope_theta=1e5,
+        max_seq_len=8192,
+        tie_embeddings=True,
+    ),
+    "smollm2-1.7b": ModelArgs(
+        dim=2048,
+        n_layers=24,
+        n_heads=32,
+        vocab_size=49152,
+        hidden_dim=8192,
+        rope_theta=1.3e5,
+        max_seq_len=8192,
+        tie_embeddings=True,
     ),
     # 0.1 M parameters: tests.
     "puna-micro": ModelArgs(
@@ -59,10 +180,11 @@ def preset(name: str) -> ModelArgs:
 
 
 def parameter_count(args: ModelArgs) -> int:
-    """Number of weights of `Transformer(args)`, both embeddings included."""
+    """Number of weights of `Transformer(args)`; a tied embedding counts once."""
     attention = 2 * args.dim * args.head_dim * (args.n_heads + args.kv_heads)
     block = attention + 3 * args.dim * args.ffn_dim + 2 * args.dim
-    return 2 * args.vocab_size * args.dim + args.n_layers * block + args.dim
+    outer = args.vocab_size * args.dim * (1 if args.tie_embeddings else 2)
+    return outer + args.n_layers * block + args.dim
 
 
 def cache_bytes_per_token(args: ModelArgs, element_size: int = 2) -> int:

@@ -214,7 +214,7 @@ class Transformer(nn.Module):
         self.tok_embeddings = nn.Embedding.from_pretrained(empty, freeze=False)
         self.layers = nn.ModuleList(Block(args) for _ in range(args.n_layers))
         self.norm = RMSNorm(args.dim, args.norm_eps)
-        self.output: nn.Module
+        self.output: nn.Linear | TiedOutput
         if args.tie_embeddings:
             self.output = TiedOutput(self.tok_embeddings)
         else:

