@@ -158,3 +158,38 @@ def test_bfloat16_agrees_with_its_own_float32():
     assert half.output.weight.dtype == torch.bfloat16 and found.dtype == torch.float32
     # bfloat16 has 8 bits: 2 layers of sums stay within a few parts in a hundred of the scale.
     assert (found - wanted).abs().mean() <= 0.02 * wanted.abs().max()
+
+
+# --- the initialisation, which the paper leaves open
+
+
+def residual_widths(n_layers: int) -> list[float]:
+    """Root mean square of the residual stream after every layer of a new model."""
+    args = ModelArgs(dim=128, n_layers=n_layers, n_heads=4, vocab_size=512, max_seq_len=64)
+    model = Transformer(args).init_weights(generator())
+    widths: list[float] = []
+    for layer in model.layers:
+        layer.register_forward_hook(lambda _m, _i, out: widths.append(out.square().mean().item()))
+    with torch.inference_mode():
+        model(tokens(args, 4, 64))
+    return [width**0.5 for width in widths]
+
+
+def test_a_new_models_residual_stream_ends_as_wide_at_any_depth():
+    ends = [residual_widths(depth)[-1] for depth in (2, 8, 32)]
+    assert max(ends) <= 1.15 * min(ends)
+
+
+def test_a_new_models_residual_stream_grows_evenly_over_its_layers():
+    squares = [width**2 for width in residual_widths(32)]
+    steps = [after - before for before, after in zip(squares, squares[1:], strict=False)]
+    assert max(steps) <= 2 * min(steps)
+
+
+def test_a_new_model_guesses_evenly():
+    args = ModelArgs(dim=128, n_layers=4, n_heads=4, vocab_size=512, max_seq_len=64)
+    ids = tokens(args, 8, 64)
+    with torch.inference_mode():
+        logits = Transformer(args).init_weights(generator())(ids)
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    assert abs(loss.item() - torch.tensor(512.0).log().item()) < 0.02

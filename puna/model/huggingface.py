@@ -252,8 +252,9 @@ def permuted(
     if heads is None:
         return tensor
     if len(tensor.shape) != 2 or tensor.shape[0] % (2 * heads):
+        shape = list(tensor.shape)
         raise InputError(
-            f"tensor {theirs(name)} has shape {list(tensor.shape)}, not that of {heads} heads"
+            f"tensor {theirs(name)} has shape {shape}, expected rows for {heads} heads"
         )
     return replace(tensor, read=lambda: turn(tensor.read(), heads))
 
