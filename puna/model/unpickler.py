@@ -17,7 +17,7 @@ import torch
 
 from puna.model.archive import shown
 
-STEPS = 500_000  # instructions; a tensor takes about forty
+STEPS = 250_000  # instructions; a tensor takes about forty
 DIMENSIONS = 8
 LARGEST = 1 << 48  # of any size in a description
 
