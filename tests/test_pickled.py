@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 import zlib
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from puna.errors import InputError
 from puna.model import archive
-from puna.model.pickled import read_pth, write_pth
+from puna.model.pickled import PthWriter, read_pth, write_pth
 from puna.model.source import Stored
 from tests.models import new_model, normal
 from tests.pickles import Call, attacks, growth, tensor_code, zipped
@@ -42,7 +43,7 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "saved.00.pth"
 
 
-def same(found: dict[str, Stored], expected: dict[str, Tensor] = TENSORS) -> bool:
+def same(found: Mapping[str, Stored], expected: dict[str, Tensor] = TENSORS) -> bool:
     """Whether every stored tensor, once read, is the expected one, with its declared type."""
     return list(found) == list(expected) and all(
         torch.equal(stored.read(), expected[name])
@@ -82,6 +83,23 @@ def test_views_of_one_storage_are_read_equal(tmp_path):
     views = {"top": base[:2], "bottom": base[4:], "all": base}
     torch.save(views, tmp_path / "views.pth")
     assert same(read_pth(tmp_path / "views.pth"), views)
+
+
+def test_a_tensor_can_be_read_into_some_columns_of_a_larger_one(tmp_path):
+    rows, columns = 3000, 700  # more than is read at once
+    torch.save({"w": normal(0, rows, columns)}, tmp_path / "a.pth")
+    larger = torch.zeros(rows, 2 * columns)
+    read_pth(tmp_path / "a.pth")["w"].fill(larger[:, columns:])
+    expected = torch.cat([torch.zeros(rows, columns), normal(0, rows, columns)], 1)
+    assert torch.equal(larger, expected)
+
+
+def test_some_columns_of_a_tensor_are_written_equal(tmp_path):
+    whole = normal(0, 3000, 1400)
+    with PthWriter(tmp_path / "a.pth", {"w": ((3000, 700), torch.float32)}) as writer:
+        writer.append(whole[:, 700:])
+    loaded = torch.load(tmp_path / "a.pth", weights_only=True)
+    assert torch.equal(loaded["w"], whole[:, 700:])
 
 
 @pytest.mark.parametrize("mmap", [False, True])

@@ -8,7 +8,7 @@ a member's size is the size of its bytes in the file, and nothing here can grow.
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -42,24 +42,26 @@ class Member:
     whole: int
     verified: bool = False
 
-    def fill(self, buffer: memoryview, offset: int = 0) -> None:
-        """Read the bytes from `offset` on into a buffer, once the member fits its CRC-32.
+    def fill(self, buffers: Iterable[memoryview], offset: int, length: int) -> None:
+        """Read `length` bytes from `offset` on into buffers that have as many together.
 
-        InputError if it does not, or if the file has changed its size.
+        A buffer is asked for when the one before it is full. InputError if the member does not
+        fit its CRC-32 (told at the end if all of it is read), or the file has changed its size.
         """
-        if offset == 0 and len(buffer) == self.size:
-            with self._opened(0) as file:
-                self._compare(self._read(file, buffer))
-            return
-        if not self.verified:
+        everything = offset == 0 and length == self.size
+        if not (everything or self.verified):
             self._verify()
+        crc = 0
         with self._opened(offset) as file:
-            self._read(file, buffer)
+            for buffer in buffers:
+                crc = self._read(file, buffer, crc)
+        if everything:
+            self._compare(crc)
 
     def read(self) -> bytes:
         """All bytes of a small member; errors as in `fill`."""
         content = bytearray(self.size)
-        self.fill(memoryview(content))
+        self.fill([memoryview(content)], 0, self.size)
         return bytes(content)
 
     def _opened(self, offset: int) -> IO[bytes]:
@@ -74,9 +76,9 @@ class Member:
             raise InputError(f"{self.path}: has {size} bytes, it had {self.whole} when opened")
         return file
 
-    def _read(self, file: IO[bytes], buffer: memoryview) -> int:
-        """Fill the buffer from the file; the CRC-32 of what was read."""
-        crc, done = 0, 0
+    def _read(self, file: IO[bytes], buffer: memoryview, crc: int) -> int:
+        """Fill the buffer from the file; the CRC-32 with what was read added."""
+        done = 0
         while done < len(buffer):
             part = buffer[done : done + CHUNK]
             try:
@@ -91,13 +93,8 @@ class Member:
 
     def _verify(self) -> None:
         scratch = memoryview(bytearray(min(CHUNK, self.size)))
-        crc, done = 0, 0
-        with self._opened(0) as file:
-            while done < self.size:
-                part = scratch[: self.size - done]
-                self._read(file, part)
-                crc, done = zlib.crc32(part, crc), done + len(part)
-        self._compare(crc)
+        places = range(0, self.size, CHUNK)
+        self.fill((scratch[: self.size - place] for place in places), 0, self.size)
 
     def _compare(self, crc: int) -> None:
         if crc != self.crc:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from puna.errors import InputError
 from puna.model.checkpoint import model_args, params
-from puna.model.pickled import PthWriter, read_pth
+from puna.model.pickled import InFile, PthWriter, read_pth
 from puna.model.source import Source, Stored, expected_tensors
 from puna.model.tensors import NAMED
 from puna.model.transformer import ModelArgs
@@ -210,7 +210,7 @@ def _axis(name: str) -> int | None:
 
 
 def _merged(
-    args: ModelArgs, paths: Sequence[Path], files: Sequence[Mapping[str, Stored]]
+    args: ModelArgs, paths: Sequence[Path], files: Sequence[Mapping[str, InFile]]
 ) -> dict[str, Stored]:
     """The whole tensors, from as many pieces as there are files."""
     if args.n_layers > len(files[0]):  # before a table of as many names is made
@@ -238,8 +238,8 @@ def _merged(
     }
 
 
-def _read(name: str, axis: int | None, paths: Sequence[Path], parts: Sequence[Stored]) -> Tensor:
-    """One tensor, merged; memory holds it and one piece of it."""
+def _read(name: str, axis: int | None, paths: Sequence[Path], parts: Sequence[InFile]) -> Tensor:
+    """One tensor, merged; its pieces are read into their places."""
     if axis is None or len(parts) == 1:
         whole = parts[0].read()
         for path, part in zip(paths[1:], parts[1:], strict=True):
@@ -251,7 +251,7 @@ def _read(name: str, axis: int | None, paths: Sequence[Path], parts: Sequence[St
     shape[axis] *= len(parts)
     whole = torch.empty(shape, dtype=parts[0].dtype)
     for number, part in enumerate(parts):
-        whole.narrow(axis, number * step, step).copy_(part.read())
+        part.fill(whole.narrow(axis, number * step, step))
     return whole
 
 
@@ -293,7 +293,7 @@ def _write_shards(
     """Write all shards side by side; the MD5 of each file."""
     with ExitStack() as stack:
         writers = {
-            name: stack.enter_context(PthWriter(folder / name, layout))
+            name: stack.enter_context(PthWriter(folder / name, layout, summed=True))
             for name in (f"consolidated.{number:02}.pth" for number in range(shards))
         }
         for name, (shape, dtype) in layout.items():

@@ -8,7 +8,8 @@ import math
 import os
 import struct
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +30,14 @@ STORAGES = {dtype: name for name, dtype in DTYPES.items()}
 Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]  # shape and type by name, in order
 
 
-def read_pth(path: PathLike) -> dict[str, Stored]:
+@dataclass(frozen=True)
+class InFile(Stored):
+    """A tensor in a `.pth`, which can also be read into memory that is there."""
+
+    fill: Callable[[Tensor], None]
+
+
+def read_pth(path: PathLike) -> dict[str, InFile]:
     """The tensors of a zip `.pth` by name, none of them read yet.
 
     Their `read()` opens the file again and reads one tensor, compared with its CRC-32. InputError
@@ -55,7 +63,7 @@ def read_pth(path: PathLike) -> dict[str, Stored]:
         raise InputError(f"{path}: data.pkl {refused}") from None
 
 
-def _stored(members: Mapping[str, Member], tensors: Mapping[str, Described]) -> dict[str, Stored]:
+def _stored(members: Mapping[str, Member], tensors: Mapping[str, Described]) -> dict[str, InFile]:
     """Each described tensor, compared with the member it is in."""
     found, total = {}, 0
     for name, tensor in tensors.items():
@@ -72,8 +80,9 @@ def _stored(members: Mapping[str, Member], tensors: Mapping[str, Described]) -> 
             raise Refused(f"holds {shown(name)}, which is not contiguous; save .contiguous()")
         if tensor.offset + numel > storage.numel:
             raise Refused(f"holds {shown(name)}, which reaches outside data/{storage.key}")
-        read = partial(_read, member, shape, storage.dtype, tensor.offset * width)
-        found[name] = Stored(shape, storage.dtype, read)
+        fill = partial(_fill, member, tensor.offset * width)
+        read = partial(_read, shape, storage.dtype, fill)
+        found[name] = InFile(shape, storage.dtype, read, fill)
         total += numel * width
         if total > 2 * member.whole:  # embeddings may be there under two names
             raise Refused("describes tensors that are twice as large as the file")
@@ -92,11 +101,34 @@ def _contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     return True
 
 
-def _read(member: Member, shape: tuple[int, ...], dtype: torch.dtype, offset: int) -> Tensor:
+def _read(shape: tuple[int, ...], dtype: torch.dtype, fill: Callable[[Tensor], None]) -> Tensor:
     """One tensor out of the file, in memory of its own."""
     tensor = torch.empty(shape, dtype=dtype)
-    member.fill(_bytes(tensor), offset)
+    fill(tensor)
     return tensor
+
+
+def _fill(member: Member, offset: int, tensor: Tensor) -> None:
+    """Read into a tensor, or into a part of a larger one with a few rows of memory besides."""
+    length = tensor.numel() * tensor.itemsize
+    if tensor.is_contiguous():
+        member.fill([_bytes(tensor)], offset, length)
+    else:
+        member.fill(_rows(tensor), offset, length)
+
+
+def _rows(tensor: Tensor) -> Iterator[memoryview]:
+    """Memory for some rows of a tensor; when the next is asked for, they are put in their place."""
+    for part in _parts(tensor):
+        rows = torch.empty(part.shape, dtype=part.dtype)
+        yield _bytes(rows)
+        part.copy_(rows)
+
+
+def _parts(tensor: Tensor) -> Sequence[Tensor]:
+    """A tensor that is not contiguous in parts of some rows, about 4 MB or one row each."""
+    row = max(1, tensor[0].numel() * tensor.itemsize)
+    return tensor.split(max(1, CHUNK // row))
 
 
 def _bytes(tensor: Tensor) -> memoryview:
@@ -126,21 +158,21 @@ def write_pth(path: PathLike, tensors: Mapping[str, Stored]) -> None:
 class PthWriter:
     """A `.pth` that is written tensor by tensor: `append` them in the order of the layout.
 
-    Used in a `with`; after it, `md5` is the MD5 of the file, summed while it was written. The same
-    tensors give the same bytes. OSError if the file cannot be written.
+    Used in a `with`; after it, `md5` is the MD5 of the file if `summed`, which is taken while it is
+    written. The same tensors give the same bytes. OSError if the file cannot be written.
     """
 
-    def __init__(self, path: Path, layout: Layout, stem: str | None = None):
+    def __init__(self, path: Path, layout: Layout, stem: str | None = None, summed: bool = False):
         """Begin the file; `stem`: the folder in the zip, as torch.save names it after the file."""
         self.md5 = ""
         self._left = list(layout.values())[::-1]
         self._number = 0
         self._stem = stem or path.stem
-        self._sink = _Sink(path)
+        self._sink = _Sink(path, summed)
         self._zip = zipfile.ZipFile(self._sink, "w", zipfile.ZIP_STORED)  # type: ignore[call-overload]
         try:
-            self._add("data.pkl", memoryview(_pickle(layout)))
-            self._add("byteorder", memoryview(b"little"))
+            self._add_bytes("data.pkl", _pickle(layout))
+            self._add_bytes("byteorder", b"little")
         except BaseException:
             self._abandon()
             raise
@@ -150,7 +182,9 @@ class PthWriter:
         assert self._left, "more tensors than in the layout"
         assert (tuple(tensor.shape), tensor.dtype) == self._left[-1], "not the layout's next tensor"
         self._left.pop()
-        self._add(f"data/{self._number}", _bytes(tensor.contiguous()))
+        parts = [tensor] if tensor.is_contiguous() else _parts(tensor)
+        contents = (_bytes(part.contiguous()) for part in parts)
+        self._add(f"data/{self._number}", contents, tensor.numel() * tensor.itemsize)
         self._number += 1
 
     def __enter__(self) -> "PthWriter":
@@ -162,10 +196,10 @@ class PthWriter:
         try:
             if kind is None:
                 assert not self._left, "tensors of the layout were not written"
-                self._add("version", memoryview(b"3\n"))
+                self._add_bytes("version", b"3\n")
                 self._zip.close()
                 self._sink.flush()
-                self.md5 = self._sink.sum.hexdigest()
+                self.md5 = self._sink.sum.hexdigest() if self._sink.sum else ""
         finally:
             self._abandon()
 
@@ -173,14 +207,18 @@ class PthWriter:
         self._zip.fp = None  # an unfinished zip gets no end
         self._sink.file.close()
 
-    def _add(self, name: str, content: memoryview) -> None:
+    def _add(self, name: str, contents: Iterable[memoryview], length: int) -> None:
         entry = zipfile.ZipInfo(f"{self._stem}/{name}")  # dated 1980: equal bytes every time
-        entry.file_size = len(content)
+        entry.file_size = length
         header = self._sink.written + 30 + len(entry.filename.encode()) + 20  # 20: zip64's sizes
         entry.extra = _padding(-(header + 4) % ALIGNMENT)
         with self._zip.open(entry, "w", force_zip64=True) as file:
-            for place in range(0, len(content), CHUNK):
-                file.write(content[place : place + CHUNK])
+            for content in contents:
+                for place in range(0, len(content), CHUNK):
+                    file.write(content[place : place + CHUNK])
+
+    def _add_bytes(self, name: str, content: bytes) -> None:
+        self._add(name, [memoryview(content)], len(content))
 
 
 def _padding(count: int) -> bytes:
@@ -189,11 +227,11 @@ def _padding(count: int) -> bytes:
 
 
 class _Sink:
-    """A file that is written from start to end, with its MD5 (for a check sum, not for safety)."""
+    """A file that is written from start to end, with its MD5 (a check sum, not for safety)."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, summed: bool):
         self.file = open(path, "wb", buffering=0)
-        self.sum = hashlib.md5(usedforsecurity=False)
+        self.sum = hashlib.md5(usedforsecurity=False) if summed else None
         self.written = 0
 
     def write(self, content: memoryview | bytes) -> int:
@@ -201,7 +239,8 @@ class _Sink:
         done = 0
         while done < len(content):
             done += self.file.write(content[done:])
-        self.sum.update(content)
+        if self.sum:
+            self.sum.update(content)
         self.written += len(content)
         return len(content)
 
