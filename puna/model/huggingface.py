@@ -195,8 +195,6 @@ def config(args: ModelArgs, dtype: str) -> dict[str, Any]:
         "model_type": "mistral" if windowed else "llama",
         "torch_dtype": dtype,
         "hidden_act": "silu",
-        "bos_token_id": 1,
-        "eos_token_id": 2,
         "head_dim": args.head_dim,
     }
     if not windowed:
@@ -209,23 +207,27 @@ def config(args: ModelArgs, dtype: str) -> dict[str, Any]:
     return found
 
 
-def write_folder(source: Source, folder: Path, track: Callable[[int], None] | None = None) -> None:
-    """Write config.json, generation_config.json and the weights; one tensor in memory at a time."""
+def write_folder(source: Source, folder: Path, ends: tuple[int | None, int] = (1, 2)) -> None:
+    """Write config.json, generation_config.json and the weights; one tensor in memory at a time.
+
+    ends: the ids that begin a sequence (None: there is none) and end an answer.
+    """
     dtype = str(source.tensors["tok_embeddings.weight"].dtype).removeprefix("torch.")
-    write_json(folder / CONFIG, config(source.args, dtype))
-    write_json(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2})
+    tokens = {"bos_token_id": ends[0], "eos_token_id": ends[1]}
+    write_json(folder / CONFIG, {**config(source.args, dtype), **tokens})
+    write_json(folder / "generation_config.json", tokens)
     tensors = {
         theirs(name): permuted(name, tensor, source.args, from_meta)
         for name, tensor in source.tensors.items()
     }
     groups = list(shards(tensors, SHARD_BYTES))
     if len(groups) == 1:
-        write_safetensors(folder / "model.safetensors", tensors, track)
+        write_safetensors(folder / "model.safetensors", tensors)
         return
     table: dict[str, str] = {}
     for number, group in enumerate(groups, 1):
         name = f"model-{number:05}-of-{len(groups):05}.safetensors"
-        write_safetensors(folder / name, group, track)
+        write_safetensors(folder / name, group)
         table |= dict.fromkeys(group, name)
     total = sum(map(size_of, tensors.values()))
     write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": table})

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from puna.errors import InputError
-from puna.model.checkpoint import model_args, params
 from puna.model.pickled import InFile, PthWriter, read_pth
+from puna.model.settings import model_args, params
 from puna.model.source import Source, Stored, expected_tensors
 from puna.model.tensors import NAMED
 from puna.model.transformer import ModelArgs

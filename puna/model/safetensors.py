@@ -83,12 +83,8 @@ def read_bytes(
     return torch.from_numpy(data).view(dtype).reshape(tuple(shape))
 
 
-def write_safetensors(
-    path: Path,
-    tensors: Mapping[str, Stored],
-    track: Callable[[int], None] | None = None,
-) -> None:
-    """Write a safetensors file, reading one tensor after the other; `track(bytes)` after each.
+def write_safetensors(path: Path, tensors: Mapping[str, Stored]) -> None:
+    """Write a safetensors file, reading one tensor after the other.
 
     The order is that of the mapping, so the same tensors give the same file.
     """
@@ -104,8 +100,6 @@ def write_safetensors(
         stream.write(len(text).to_bytes(8, "little") + text)
         for name, tensor in tensors.items():
             stream.write(raw(tensor.read(), name, tensor))
-            if track:
-                track(size_of(tensor))
         stream.flush()
         os.fsync(stream.fileno())
 

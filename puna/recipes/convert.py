@@ -12,14 +12,16 @@ tensors are in memory at once.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from puna import console
 from puna.errors import InputError
-from puna.model import folders, huggingface, places
+from puna.model import folders, gguf, huggingface, meta, places
 from puna.model.safetensors import size_of, write_safetensors
 from puna.model.settings import params
 from puna.model.source import Source, Stored
@@ -45,54 +47,89 @@ def main(config: Config) -> dict:
     source = typed(places.open_source(config.src), TYPES.get(config.dtype))
     refuse(config, source)
     total = sum(map(size_of, source.tensors.values()))
-    with console.current().track(total >> 20, "convert, MB") as advance:
-        done = 0
-
-        def track(count: int) -> None:
-            nonlocal done
-            advance(((done + count) >> 20) - (done >> 20))
-            done += count
-
-        if config.to == "gguf":
-            write_file(config, source, track)
-        else:
-            folders.commit(config.dst, lambda place: write_folder(config, source, place, track))
-    return {"tensors": len(source.tensors), "megabytes": total >> 20, "to": str(config.dst)}
+    with console.current().track(total >> 20, f"convert to {config.to}, MB") as advance:
+        write(config, counted(source, advance))
+    return {"tensors": len(source.tensors), "megabytes": total >> 20, "written": str(config.dst)}
 
 
 def refuse(config: Config, source: Source) -> None:
-    """InputError for a setting that would be read by nobody, or a place that holds something."""
+    """InputError for a setting that nothing would read, and for a model without a tokenizer."""
     if config.shards != 1 and config.to != "meta":
         raise InputError(f"shards={config.shards}: only --to meta has shards")
     if config.gguf_type != "F16" and config.to != "gguf":
         raise InputError(f"gguf_type={config.gguf_type}: only --to gguf has it")
     if config.dtype != "same" and config.to == "gguf":
         raise InputError(f"dtype={config.dtype}: a GGUF's type is --gguf_type")
-    if source.tokenizer is None and config.to != "hf":
-        raise InputError(f"{config.src}: has no tokenizer, --to {config.to} needs one")
+    if source.tokenizer is None:
+        raise InputError(f"{config.src}: has no tokenizer, which every format carries along")
 
 
 def typed(source: Source, dtype: torch.dtype | None) -> Source:
     """The source, its tensors turned into `dtype` as they are read (None: as they are)."""
+
+    def turned(name: str, tensor: Stored) -> Stored:
+        assert dtype is not None
+        return replace(tensor, dtype=dtype, read=lambda: cast(name, tensor.read(), dtype))
+
     if dtype is None:
         return source
-
-    def turned(tensor: Stored) -> Stored:
-        return replace(tensor, dtype=dtype, read=lambda: tensor.read().to(dtype))
-
-    return replace(source, tensors={name: turned(t) for name, t in source.tensors.items()})
+    return replace(source, tensors={n: turned(n, t) for n, t in source.tensors.items()})
 
 
-def write_folder(config: Config, source: Source, place: Path, track: Callable[[int], None]) -> None:
-    """Fill a folder in one of the three formats, and seal it with the SHA-256 of every file."""
-    if config.to == "hf":
-        huggingface.write_folder(source, place, track)
-        write_tokenizer(source, place, exported=True)
-    elif config.to == "meta":
-        meta.write_folder(source, place, config.shards, track)
+def cast(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in another type. InputError: it holds NaN or infinity, or gets it by this."""
+    found = value.to(dtype)
+    if not torch.isfinite(found).all():
+        raise InputError(f"tensor {name}: holds a number that is not finite in {dtype}")
+    return found
+
+
+def counted(source: Source, advance: Callable[[int], None]) -> Source:
+    """The source; what is read of it is told in megabytes."""
+    done = 0
+
+    def read(tensor: Stored) -> Tensor:
+        nonlocal done
+        value, before = tensor.read(), done
+        done += size_of(tensor)
+        advance((done >> 20) - (before >> 20))
+        return value
+
+    found = {n: replace(t, read=partial(read, t)) for n, t in source.tensors.items()}
+    return replace(source, tensors=found)
+
+
+def write(config: Config, source: Source) -> None:
+    """Write the model under its name, whole or not at all."""
+    if config.to == "gguf":
+        gguf.write_gguf(source, config.dst, config.gguf_type)
+        write_text(config.dst.with_name(f"{config.dst.name}.sha256"), summed(config.dst))
     else:
-        write_safetensors(place / "model.safetensors", source.tensors, track)
+        folders.commit(config.dst, lambda place: fill(config, source, place))
+
+
+def summed(path: Path) -> str:
+    """A line as `sha256sum` writes and checks it."""
+    return f"{sha256(path)}  {path.name}\n"
+
+
+def fill(config: Config, source: Source, place: Path) -> None:
+    """Fill a folder in one of the three formats, and seal it with the SHA-256 of every file."""
+    assert source.tokenizer is not None
+    tokenizer = open_tokenizer(source.tokenizer)
+    if config.to == "hf":
+        huggingface.write_folder(source, place, (tokenizer.bos_id, tokenizer.eos_id))
+        tokenizer.save(place)
+        if isinstance(tokenizer, SentencePieceTokenizer):
+            export_json(tokenizer, place / "tokenizer.json")
+    elif config.to == "meta":
+        lacking = meta.write_meta(source, place, config.shards)
+        if lacking:
+            console.current().note(f"params.json has what Meta's code lacks: {', '.join(lacking)}")
+    else:
+        write_safetensors(place / "model.safetensors", source.tensors)
         write_json(place / "params.json", params(source.args))
-        write_tokenizer(source, place, exported=False)
+        tokenizer.save(place)
     kind = "transformer" if config.to == "puna" else f"{config.to} folder"
-    folders.seal(place, kind=kind, meta={"from": str(config.src)})
+    origin = {"from": str(config.src)}
+    folders.seal(place, kind=kind, prompt_format=tokenizer.format, meta=origin)
