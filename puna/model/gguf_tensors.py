@@ -17,6 +17,7 @@ from puna.text.gguf import TENSOR_TYPES, Place
 
 # types that torch has too; a tensor of another type is read as float32
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+HALF_LIMIT = 65504.0  # the largest float16
 CHUNK = 2**15  # numbers at a time; with many more, or a row at a time, gguf is several times slower
 
 
@@ -45,27 +46,30 @@ def read_tensor(path: Path, place: Place) -> Tensor:
 def encode(tensor: Tensor, kind: str) -> Iterator[memoryview]:
     """The bytes of a CPU tensor in a type of `TENSOR_TYPES`, piece by piece.
 
-    InputError, without the tensor's name, if it holds a number that the type cannot: one beyond its
-    range, or in blocks one that is not finite.
+    InputError, without the tensor's name, if it holds a number that the type cannot express: one
+    beyond its range, or in blocks one that is not finite.
     """
     for part in _chunks(tensor):
+        if kind not in ("F32", "BF16"):
+            _refuse_inexpressible(part, kind)
         if kind in PLAIN:
-            made = part.to(PLAIN[kind])
-            if kind == "F16" and bool((made.isinf() & ~part.isinf()).any()):
-                raise InputError(f"{float(part.abs().max())} is beyond the range of F16, 65504")
-            yield memoryview(made.contiguous().view(torch.uint8).numpy()).cast("B")
+            yield part.to(PLAIN[kind]).view(torch.uint8).numpy().data
         else:
-            yield memoryview(_blocks(part.float().numpy(), kind)).cast("B")
+            yield _blocks(part.float().numpy(), kind).data.cast("B")
+
+
+def _refuse_inexpressible(part: Tensor, kind: str) -> None:
+    """Refuse what becomes infinite in float16, the type of a block's scale too."""
+    if kind not in PLAIN and not bool(part.isfinite().all()):
+        raise InputError(f"holds a number that is not finite, which {kind} cannot express")
+    beyond = part[part.isfinite() & (part.abs() > HALF_LIMIT)]
+    if beyond.numel():
+        raise InputError(f"holds {beyond[0].item():g}, {kind} ends at {HALF_LIMIT}")
 
 
 def _blocks(numbers: np.ndarray, kind: str) -> np.ndarray:
     import gguf
 
-    if not np.isfinite(numbers).all():
-        raise InputError(f"holds a number that is not finite, which {kind} cannot express")
-    # A block's scale is float16: its largest number is at most the scale times the levels.
-    if np.abs(numbers).max() > 65504 * (127 if kind == "Q8_0" else 7):
-        raise InputError(f"{float(np.abs(numbers).max())} is beyond the range of {kind}")
     with np.errstate(all="ignore"):  # the scale of a block of zeros
         return gguf.quants.quantize(numbers[None], gguf.GGMLQuantizationType[kind])
 
@@ -89,7 +93,7 @@ def _chunks(tensor: Tensor) -> Iterator[Tensor]:
 
 def _fill(path: Path, file, into: np.ndarray) -> None:
     """Read into an array until it is full."""
-    left = memoryview(into).cast("B")
+    left = into.data.cast("B")
     while left:
         count = file.readinto(left)
         if not count:
