@@ -45,7 +45,7 @@ def write_jsonl(path: PathLike, records: Iterable[Mapping[str, Any]]) -> None:
 
     InputError if the file cannot be written or a record is not JSON (NaN is not).
     """
-    with _replaced(path) as file:
+    with replaced(path) as file:
         packed = str(path).endswith(".gz")
         sink = gzip.GzipFile("", "wb", fileobj=file, mtime=0) if packed else file
         for record in records:
@@ -74,8 +74,30 @@ def write_text(path: PathLike, text: str) -> None:
 
 def write_bytes(path: PathLike, content: bytes) -> None:
     """Write bytes atomically, making the folders above the file. InputError names the path."""
-    with _replaced(path) as file:
+    with replaced(path) as file:
         file.write(content)
+
+
+@contextmanager
+def replaced(path: PathLike) -> Iterator[IO[bytes]]:
+    """A file to write that takes the place of `path` at the end, or vanishes on any error.
+
+    It is a hidden sibling until then. InputError if it cannot be written.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {_reason(error)}") from None
+    finally:
+        _remove(temporary)
 
 
 def sha256(path: PathLike) -> str:
@@ -193,25 +215,6 @@ def _encode(path: PathLike, text: str) -> bytes:
     except UnicodeEncodeError:
         reason = "it has half a UTF-16 surrogate pair, which is not text"
         raise InputError(f"{path}: cannot be written: {reason}") from None
-
-
-@contextmanager
-def _replaced(path: PathLike) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of `path` at the end, or vanishes on any error."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-        _sync_folder(target.parent)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {_reason(error)}") from None
-    finally:
-        _remove(temporary)
 
 
 def _sync_folder(folder: Path) -> None:
