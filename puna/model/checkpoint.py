@@ -26,7 +26,7 @@ from puna.model.state import load_state, save_state
 from puna.model.tensors import read_tensors, refuse_differences
 from puna.model.transformer import ModelArgs, Transformer, rotary_table
 from puna.text.files import PathLike, read_json, sha256, write_json
-from puna.text.tokenizer import Tokenizer
+from puna.text.tokenizer import Tokenizer, open_tokenizer
 
 __all__ = ["load", "load_reward", "load_state", "load_value", "meta", "save", "save_state"]
 
@@ -134,7 +134,7 @@ def _load(folder: Path, kind: str, build: Callable[[Transformer], M]) -> tuple[M
     found = folders.verify(folder, FILES).get("kind")
     if found != kind:
         raise InputError(f"{folder}: holds a {found} model, a {kind} model was expected")
-    tokenizer = Tokenizer(folder / FILES[2])
+    tokenizer = open_tokenizer(folder / FILES[2])
     args = model_args(folder / FILES[1], tokenizer.vocab_size)
     if tokenizer.vocab_size > args.vocab_size:
         raise InputError(
