@@ -34,10 +34,11 @@ def export_json(tokenizer: SentencePieceTokenizer, path: PathLike) -> None:
     Its post-processor puts the begin id first unless `add_special_tokens` is false, as Llama's
     does. InputError if the model has pieces whose order cannot be written.
     """
-    write_json(path, _tokenizer(tokenizer))
+    write_json(path, to_json(tokenizer))
 
 
-def _tokenizer(tokenizer: SentencePieceTokenizer) -> Json:
+def to_json(tokenizer: SentencePieceTokenizer) -> Json:
+    """Return what `export_json` writes, as a JSON value. InputError as there."""
     pieces = tokenizer.pieces
     symbols = [piece.text for piece in pieces if piece.kind == SYMBOL]
     for piece in pieces:
