@@ -37,7 +37,7 @@ EMOJI = "🙂😀👍👩👨👧💻🏳🌈❤🦙🇳🇱🏽🏿\u200d\ufe0f
 WORDS = (
     "the there where were here owntown downtown banana ananas abracadabra error mirror ishi sushi "
     "Mississippi hello world don't I'm we've THE End café naïve Straße größer déjà vu привет мир "
-    "κόσμε 世界 こんにちは 안녕 def return self.x += 1 {'a': [1, 2]} https://example.org/?q=a&b=%20 "
+    "κόσμε 世界 こんにちは 안녕 def return self.x += 1 {'a': [1, 2]} https://example.org/?q=a%20 "
     "e-mail@example.com 3.14159 1,000,000 0xFF \\n \\u2581 ... ---- ==== //// ;;; )))) 'll 're 'S"
 ).split(" ")
 
@@ -56,13 +56,15 @@ class Maker:
             "blanks": lambda: self.soup([*BLANKS, *"   ", "a", "."]),
             "runs": self.runs,
             "control": lambda: self.soup([chr(code) for code in range(160)] + ["a", " "]),
-            "digits": lambda: self.soup([*"0123456789", *"0123456789 .,-", "٣", "²", "Ⅷ", "１"]),
+            "digits": lambda: self.soup([*"01234567890123456789 .,-", "٣", "²", "Ⅷ", "\uff11"]),
             "emoji": lambda: self.soup([*EMOJI, " ", "a"]),
             "scripts": self.script,
             "marks": self.marks,
             "tags": self.tags,
             "words": self.sentence,
-            "pieces": lambda: "".join(self.random.choices(self.pieces, k=self.random.randint(1, 9))),
+            "pieces": lambda: "".join(
+                self.random.choices(self.pieces, k=self.random.randint(1, 9))
+            ),
             "mixture": self.mixture,
         }
 
@@ -98,7 +100,9 @@ class Maker:
 
     def marks(self) -> str:
         """Letters with combining marks, decomposed and composed."""
-        return self.soup([*"aeiouAOn ", *map(chr, range(0x300, 0x330)), "é", "ü", "\u0323", "अ", "ि"])
+        return self.soup(
+            [*"aeiouAOn ", *map(chr, range(0x300, 0x330)), "é", "ü", "\u0323", "अ", "ि"]
+        )
 
     def tags(self) -> str:
         """What looks like a control token, in text and side by side."""

@@ -50,6 +50,10 @@ _HIDDEN = [byte for byte in range(256) if byte not in _VISIBLE]
 ALPHABET = {chr(byte): byte for byte in _VISIBLE} | {
     chr(256 + index): byte for index, byte in enumerate(_HIDDEN)
 }
+# letters to the characters of their bytes, and what is no letter to one that is no byte's
+_LETTERS = str.maketrans(
+    {chr(byte): "\ufffd" for byte in _HIDDEN} | {name: chr(b) for name, b in ALPHABET.items()}
+)
 
 
 class BpeTokenizer(Tokenizer):
@@ -186,7 +190,7 @@ class BpeTokenizer(Tokenizer):
                 f"{self.path}: byte-level BPE needs the package tokenizers: pip install tokenizers"
             ) from None
         try:
-            fast = tokenizers.Tokenizer.from_str(json.dumps(parts.to_json()))
+            fast = tokenizers.Tokenizer.from_buffer(parts.content)
         except BaseException as error:  # a fault in its Rust is no Exception
             if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
                 raise
@@ -241,8 +245,12 @@ class Parts:
         """Whether an added token is a control token: declared so, or written `<|name|>`."""
         return text not in self._ordinary or (text.startswith("<|") and text.endswith("|>"))
 
-    def to_json(self) -> Json:
-        """Return the content of a tokenizer.json."""
+    @cached_property
+    def content(self) -> bytes:
+        """The content of a tokenizer.json of these parts and no others."""
+        return json.dumps(self._to_json(), ensure_ascii=False).encode()
+
+    def _to_json(self) -> Json:
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
         added = sorted(self.added.items(), key=lambda item: item[1])
         words = WORDS[self.words]
@@ -275,6 +283,7 @@ class Parts:
 
 def _plain(text: str) -> bytes:
     """The bytes that a piece spells; a piece in other letters stands for itself."""
-    if all(letter in ALPHABET for letter in text):
-        return bytes(ALPHABET[letter] for letter in text)
-    return text.encode()
+    try:
+        return text.translate(_LETTERS).encode("latin-1")
+    except UnicodeEncodeError:
+        return text.encode()

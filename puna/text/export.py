@@ -17,13 +17,12 @@ left. Where the two differ, and what is written so that they agree:
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Any
 
 from puna.errors import InputError
 from puna.text.files import PathLike, write_json
-from puna.text.sentence_pieces import (
-    CONTROL, NORMAL, SPACE, SYMBOL, UNKNOWN, UNUSED, Piece, SentencePieceTokenizer,
-)  # fmt: skip
+from puna.text.sentence_pieces import SPACE, Kind, Piece, SentencePieceTokenizer
 
 Json = dict[str, Any]
 
@@ -40,10 +39,12 @@ def export_json(tokenizer: SentencePieceTokenizer, path: PathLike) -> None:
 def to_json(tokenizer: SentencePieceTokenizer) -> Json:
     """Return what `export_json` writes, as a JSON value. InputError as there."""
     pieces = tokenizer.pieces
-    symbols = [piece.text for piece in pieces if piece.kind == SYMBOL]
+    symbols = [piece.text for piece in pieces if piece.kind == Kind.SYMBOL]
     for piece in pieces:
-        if piece.kind == UNUSED or (piece.kind == SYMBOL and " " in piece.text):
-            raise InputError(f"{tokenizer.path}: the piece {piece.text!r} cannot be written as JSON")
+        if piece.kind == Kind.UNUSED or (piece.kind == Kind.SYMBOL and " " in piece.text):
+            raise InputError(
+                f"{tokenizer.path}: the piece {piece.text!r} cannot be written as JSON"
+            )
     normalizer = [
         {"type": "Prepend", "prepend": SPACE},
         {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
@@ -74,7 +75,7 @@ def to_json(tokenizer: SentencePieceTokenizer) -> Json:
 
 def _merges(tokenizer: SentencePieceTokenizer) -> list[list[str]]:
     """All pairs of pieces that may be joined, in SentencePiece's order."""
-    normal = {piece.text: piece for piece in tokenizer.pieces if piece.kind == NORMAL}
+    normal = {piece.text: piece for piece in tokenizer.pieces if piece.kind == Kind.NORMAL}
     joined: dict[str, list[list[str]]] = {}
     for text in normal:
         cuts = [[text[:place], text[place:]] for place in range(1, len(text))]
@@ -82,7 +83,7 @@ def _merges(tokenizer: SentencePieceTokenizer) -> list[list[str]]:
         if pairs:
             joined[text] = pairs
     ordered = sorted((normal[text] for text in joined), key=_order)
-    for first, second in zip(ordered, ordered[1:], strict=False):
+    for first, second in pairwise(ordered):
         if first.score == second.score and not (_blank(first) and _blank(second)):
             raise InputError(
                 f"{tokenizer.path}: the pieces {first.text!r} and {second.text!r} have the same "
@@ -103,7 +104,7 @@ def _splits(tokenizer: SentencePieceTokenizer, symbols: list[str]) -> Json:
     """What cuts a text at the symbols, and parts that are no piece but are called like one."""
     longest_first = sorted(symbols, key=len, reverse=True)
     splits = [_split("|".join(map(_quoted, longest_first)))]
-    names = {piece.text for piece in tokenizer.pieces if piece.kind != SYMBOL}
+    names = {piece.text for piece in tokenizer.pieces if piece.kind != Kind.SYMBOL}
     taken = {name: tokenizer.encode_continuation(name) for name in sorted(names)}
     apart = {name: ids for name, ids in taken.items() if len(ids) != 1}
     while apart:
@@ -136,8 +137,8 @@ def _quoted(text: str) -> str:
 def _decoders(pieces: Iterable[Piece]) -> Iterator[Json]:
     """What turns tokens into text: no text for control tokens, spaces, bytes; the first space."""
     for piece in pieces:
-        if piece.kind in (CONTROL, UNKNOWN):
-            text = " \u2047 " if piece.kind == UNKNOWN else ""
+        if piece.kind in (Kind.CONTROL, Kind.UNKNOWN):
+            text = " \u2047 " if piece.kind == Kind.UNKNOWN else ""
             pattern = {"Regex": rf"\A{_quoted(piece.text)}\z"}
             yield {"type": "Replace", "pattern": pattern, "content": text}
     yield {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
@@ -148,7 +149,10 @@ def _decoders(pieces: Iterable[Piece]) -> Iterator[Json]:
 
 def _begin(name: str) -> Json:
     """What puts the begin token before a text, and before each of two."""
-    begin, first = {"SpecialToken": {"id": name, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    begin, first = (
+        {"SpecialToken": {"id": name, "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    )
     second = {"Sequence": {"id": "B", "type_id": 1}}
     other = {"SpecialToken": {"id": name, "type_id": 1}}
     return {

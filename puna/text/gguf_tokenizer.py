@@ -1,6 +1,5 @@
 """The tokenizer inside a GGUF file: its pieces, scores or pairs stand among the file's keys."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,12 +7,10 @@ from puna.errors import InputError
 from puna.text.byte_pairs import WORDS, BpeTokenizer, Parts
 from puna.text.files import PathLike
 from puna.text.gguf import read_metadata
-from puna.text.sentence_pieces import (
-    BYTE, CONTROL, NORMAL, SYMBOL, UNKNOWN, Piece, SentencePieceTokenizer, model_file,
-)  # fmt: skip
+from puna.text.sentence_pieces import Kind, Piece, SentencePieceTokenizer, model_file
 from puna.text.tokens import Tokenizer
 
-_KINDS = (NORMAL, UNKNOWN, CONTROL, SYMBOL, BYTE)
+_KINDS = (Kind.NORMAL, Kind.UNKNOWN, Kind.CONTROL, Kind.SYMBOL, Kind.BYTE)
 _OTHER_NAMES = {"default": "gpt-2", "gpt2": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe"}
 
 
@@ -40,8 +37,7 @@ def tokenizer_of(path: PathLike, meta: Mapping[str, Any], format: str | None = N
         raise InputError(f"{path}: {error}") from None
     if kind == "llama":
         return SentencePieceTokenizer(path, format, content)
-    content = json.dumps(parts.to_json(), ensure_ascii=False).encode()
-    return BpeTokenizer(path, content, parts, format)
+    return BpeTokenizer(path, parts.content, parts, format)
 
 
 def _pieces(meta: Mapping[str, Any]) -> list[Piece]:
@@ -70,9 +66,9 @@ def _parts(meta: Mapping[str, Any]) -> Parts:
     if len(vocab) != len(texts):
         raise InputError("tokenizer.ggml.tokens: a piece stands twice")
     added = [
-        {"id": token, "content": text, "special": kind != SYMBOL}
+        {"id": token, "content": text, "special": kind != Kind.SYMBOL}
         for token, (text, kind) in enumerate(zip(texts, kinds, strict=True))
-        if kind in (CONTROL, SYMBOL, UNKNOWN)
+        if kind in (Kind.CONTROL, Kind.SYMBOL, Kind.UNKNOWN)
     ]
     return Parts(vocab, _pairs(meta), added, rule, rule == "llama-bpe")
 

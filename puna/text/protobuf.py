@@ -42,7 +42,7 @@ def fields(message: bytes) -> Iterator[tuple[int, Value]]:
 
 
 def field(number: int, value: int | bool | float | bytes) -> bytes:
-    """Return one field: a number that is whole as varint, any other in four bytes, bytes counted."""
+    """Return one field: a whole number as varint, any other in four bytes, bytes counted."""
     if isinstance(value, bytes):
         return _packed(number << 3 | _COUNTED) + _packed(len(value)) + value
     if isinstance(value, float):

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,6 @@ from puna.text.tokens import NOT_TEXT, Stream, Tokenizer, within
 
 SPACE = "\u2581"  # SentencePiece's sign for a space inside a piece
 
-# types of pieces, by SentencePiece's numbers
-NORMAL, UNKNOWN, CONTROL, SYMBOL, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-
 _BPE = 2  # SentencePiece's number for this kind of model
 _LARGEST = 2**26  # bytes of a model; the largest in use have 5 million
 
@@ -37,6 +35,12 @@ _PROBE = "a  b\n12é🙂 "
 _WITHOUT_PREFIX = b"\x1a\x02\x18\x00"
 
 _NAMED = re.compile(r"<[^<>]+>|\[[^\[\]]+\]")  # how control tokens are called: <s>, [PAD]
+
+
+class Kind(IntEnum):
+    """The types of pieces, by SentencePiece's numbers; a symbol is cut out before all else."""
+
+    NORMAL, UNKNOWN, CONTROL, SYMBOL, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,9 @@ class SentencePieceTokenizer(Tokenizer):
         self._processor = self._load()
         self._check()
         self.control = {
-            piece.text: token for token, piece in enumerate(self.pieces) if piece.kind == CONTROL
+            piece.text: token
+            for token, piece in enumerate(self.pieces)
+            if piece.kind == Kind.CONTROL
         }
         self._take_format(format, "llama2")
 
@@ -128,11 +134,11 @@ class SentencePieceTokenizer(Tokenizer):
         if not 0 <= token < len(self.pieces):
             raise IndexError(f"id {token} is out of range, expected 0 to {len(self.pieces) - 1}")
         piece = self.pieces[token]
-        if piece.kind == BYTE:
+        if piece.kind == Kind.BYTE:
             return int(piece.text[3:-1], 16)
-        if piece.kind == CONTROL:
+        if piece.kind == Kind.CONTROL:
             return None
-        if piece.kind == UNKNOWN:
+        if piece.kind == Kind.UNKNOWN:
             return " \u2047 "
         return piece.text.replace(SPACE, " ")
 
@@ -167,10 +173,10 @@ class SentencePieceTokenizer(Tokenizer):
         if any(number == 2 and value for number, value in normaliser):  # rules that change text
             raise self._unlike_llama()
         kinds = [piece.kind for piece in pieces[:3]]
-        if kinds != [UNKNOWN, CONTROL, CONTROL]:
+        if kinds != [Kind.UNKNOWN, Kind.CONTROL, Kind.CONTROL]:
             raise InputError(
                 f"{self.path}: the first three pieces are of types {kinds}, expected unknown, "
-                f"control, control ({UNKNOWN}, {CONTROL}, {CONTROL})"
+                f"control, control ({Kind.UNKNOWN}, {Kind.CONTROL}, {Kind.CONTROL})"
             )
         _check_names(self.path, pieces)
         return pieces
@@ -274,7 +280,7 @@ def _fields(value: protobuf.Value) -> list[tuple[int, protobuf.Value]]:
 def _piece(value: protobuf.Value) -> Piece:
     """One piece of a model: its text, score and type."""
     found = dict(_fields(value))
-    text, score, kind = found.get(1, b""), found.get(2, bytes(4)), found.get(3, NORMAL)
+    text, score, kind = found.get(1, b""), found.get(2, bytes(4)), found.get(3, Kind.NORMAL)
     if not isinstance(text, bytes) or not isinstance(score, bytes) or len(score) != 4:
         raise InputError("a piece without text and score")
     try:
@@ -289,11 +295,11 @@ def _check_names(path: Path, pieces: Sequence[Piece]) -> None:
     if times > 1:
         raise InputError(f"{path}: the piece {name!r} stands {times} times, expected once")
     for token, piece in enumerate(pieces):
-        if piece.kind in (CONTROL, UNKNOWN) and not _NAMED.fullmatch(piece.text):
+        if piece.kind in (Kind.CONTROL, Kind.UNKNOWN) and not _NAMED.fullmatch(piece.text):
             raise InputError(
                 f"{path}: the control token {token} is named {piece.text!r}, expected <name>"
             )
-    found = {piece.text for piece in pieces if piece.kind == BYTE}
+    found = {piece.text for piece in pieces if piece.kind == Kind.BYTE}
     wanted = {f"<0x{byte:02X}>" for byte in range(256)}
     if found - wanted:
         raise InputError(f"{path}: the byte {min(found - wanted)!r} is none of <0x00> to <0xFF>")

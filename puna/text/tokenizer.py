@@ -12,8 +12,13 @@ from puna.text.tokens import FORMATS, StreamDecoder, Tokenizer
 from puna.text.training import train_tokenizer
 
 __all__ = [
-    *("BpeTokenizer", "FORMATS", "SentencePieceTokenizer", "StreamDecoder", "Tokenizer"),
-    *("open_tokenizer", "train_tokenizer"),
+    "FORMATS",
+    "BpeTokenizer",
+    "SentencePieceTokenizer",
+    "StreamDecoder",
+    "Tokenizer",
+    "open_tokenizer",
+    "train_tokenizer",
 ]
 
 

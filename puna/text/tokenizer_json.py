@@ -7,16 +7,13 @@ that they were made from, whose pieces are scored by the order of the pairs.
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from puna.errors import InputError
 from puna.text.byte_pairs import WORDS, BpeTokenizer, Parts
 from puna.text.export import to_json
 from puna.text.files import PathLike
-from puna.text.sentence_pieces import (
-    BYTE, CONTROL, NORMAL, SPACE, SYMBOL, UNKNOWN, Piece, SentencePieceTokenizer, model_file,
-)  # fmt: skip
+from puna.text.sentence_pieces import SPACE, Kind, Piece, SentencePieceTokenizer, model_file
 from puna.text.tokens import Tokenizer
 
 LARGEST = 2**26  # bytes; the largest in use have some 20 million
@@ -52,7 +49,11 @@ def open_json(path: PathLike, format: str | None = None) -> Tokenizer:
     if not model.get("byte_fallback"):
         return BpeTokenizer(path, content, parts, format)
     tokenizer = SentencePieceTokenizer(path, format, model_file(pieces))
-    if spec.get("pre_tokenizer") is not None and not _metaspace(spec) and to_json(tokenizer) != spec:
+    if (
+        spec.get("pre_tokenizer") is not None
+        and not _metaspace(spec)
+        and to_json(tokenizer) != spec
+    ):
         raise InputError(f"{path}: the pre_tokenizer is none that Puna knows")
     return tokenizer
 
@@ -159,7 +160,9 @@ def _step(step: object) -> Json:
     """A step of a pre-tokenizer with its defaults, without what changes no id."""
     if not isinstance(step, dict):
         return {}
-    defaults = {"add_prefix_space": True, "use_regex": True} if step.get("type") == "ByteLevel" else {}
+    defaults = (
+        {"add_prefix_space": True, "use_regex": True} if step.get("type") == "ByteLevel" else {}
+    )
     return defaults | {key: value for key, value in step.items() if key != "trim_offsets"}
 
 
@@ -184,13 +187,13 @@ def _pieces(
     for first, second in merges:
         ranks.setdefault(first + second, len(ranks))
     special = {token["content"]: bool(token["special"]) for token in added}
-    kinds = {0: UNKNOWN, 1: CONTROL, 2: CONTROL}
+    kinds = {0: Kind.UNKNOWN, 1: Kind.CONTROL, 2: Kind.CONTROL}
     lowest = float(-len(ranks) - 1)
     rows = []
     for token in range(len(texts)):
         text = texts[token]
         is_byte = len(text) == 6 and text.startswith("<0x")
-        kind = kinds.get(token) or (BYTE if is_byte else _kind(text, special, ranks))
+        kind = kinds.get(token) or (Kind.BYTE if is_byte else _kind(text, special, ranks))
         rows.append(Piece(text, float(-ranks[text]) if text in ranks else lowest, kind))
     return rows
 
@@ -198,5 +201,5 @@ def _pieces(
 def _kind(text: str, special: Mapping[str, bool], ranks: Mapping[str, int]) -> int:
     """The type of a piece: one that no pair makes is a symbol, if it is no single character."""
     if special.get(text):
-        return CONTROL
-    return NORMAL if text in ranks or len(text) == 1 else SYMBOL
+        return Kind.CONTROL
+    return Kind.NORMAL if text in ranks or len(text) == 1 else Kind.SYMBOL
