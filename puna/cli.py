@@ -32,12 +32,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("puna.recipes.evaluate", "helpfulness, safety, persona, win rate of a chat model"),
     "compare": ("puna.recipes.compare", "versions side by side by the last reward models"),
     "chat": ("puna.recipes.chat", "talk to a model in the terminal"),
+    "render": ("puna.recipes.render", "dialogs as a model reads them: text, special tokens, ids"),
 }
 GROUPS = {
     "Everything": ("paper",),
     "Base model": ("prepare", "pretrain"),
     "Chat model": ("sft", "collect", "reward", "rejection", "ppo", "distill", "align"),
-    "Use": ("evaluate", "compare", "chat"),
+    "Use": ("evaluate", "compare", "chat", "render"),
 }
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}  # the user's to mend
 

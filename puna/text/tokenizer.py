@@ -25,11 +25,16 @@ __all__ = [
 def open_tokenizer(path: PathLike, format: str | None = None) -> Tokenizer:
     """Return the tokenizer in a file, by the end of its name: .model, .json or .gguf.
 
+    Of a folder, its tokenizer.model, or else its tokenizer.json.
     `format` names the prompt format of the model it belongs to; None takes what the file shows:
     llama2 for SentencePiece, and for byte-level BPE what its special tokens are for. InputError if
     the file is missing or damaged, or does not have the format's special tokens.
     """
-    ending = Path(path).suffix
+    path = Path(path)
+    if path.is_dir():
+        inside = (path / name for name in ("tokenizer.model", "tokenizer.json"))
+        path = next((file for file in inside if file.exists()), path / "tokenizer.model")
+    ending = path.suffix
     if ending == ".json":
         return open_json(path, format)
     if ending == ".gguf":
