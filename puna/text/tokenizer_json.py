@@ -6,6 +6,7 @@ that they were made from, whose pieces are scored by the order of the pairs.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,11 +50,8 @@ def open_json(path: PathLike, format: str | None = None) -> Tokenizer:
     if not model.get("byte_fallback"):
         return BpeTokenizer(path, content, parts, format)
     tokenizer = SentencePieceTokenizer(path, format, model_file(pieces))
-    if (
-        spec.get("pre_tokenizer") is not None
-        and not _metaspace(spec)
-        and to_json(tokenizer) != spec
-    ):
+    known = spec.get("pre_tokenizer") is None or _metaspace(spec)
+    if not known and to_json(tokenizer) != spec:
         raise InputError(f"{path}: the pre_tokenizer is none that Puna knows")
     return tokenizer
 
@@ -188,18 +186,38 @@ def _pieces(
         ranks.setdefault(first + second, len(ranks))
     special = {token["content"]: bool(token["special"]) for token in added}
     kinds = {0: Kind.UNKNOWN, 1: Kind.CONTROL, 2: Kind.CONTROL}
+    symbols = _symbols(spec)
     lowest = float(-len(ranks) - 1)
     rows = []
     for token in range(len(texts)):
         text = texts[token]
         is_byte = len(text) == 6 and text.startswith("<0x")
-        kind = kinds.get(token) or (Kind.BYTE if is_byte else _kind(text, special, ranks))
+        kind = kinds.get(token) or (Kind.BYTE if is_byte else _kind(text, special, symbols))
         rows.append(Piece(text, float(-ranks[text]) if text in ranks else lowest, kind))
     return rows
 
 
-def _kind(text: str, special: Mapping[str, bool], ranks: Mapping[str, int]) -> int:
-    """The type of a piece: one that no pair makes is a symbol, if it is no single character."""
-    if special.get(text):
-        return Kind.CONTROL
-    return Kind.NORMAL if text in ranks or len(text) == 1 else Kind.SYMBOL
+def _kind(text: str, special: Mapping[str, bool], symbols: set[str]) -> Kind:
+    """The type of a piece; an added token that is not special is cut out as a symbol is."""
+    if text in special:
+        return Kind.CONTROL if special[text] else Kind.SYMBOL
+    return Kind.SYMBOL if text in symbols else Kind.NORMAL
+
+
+def _symbols(spec: Json) -> set[str]:
+    """The texts at which a file cuts, if it is one that `puna.text.export` wrote."""
+    value = spec.get("pre_tokenizer")
+    steps = value.get("pretokenizers") if isinstance(value, dict) else None
+    first = steps[0] if isinstance(steps, list) and steps else None
+    pattern = first.get("pattern") if isinstance(first, dict) else None
+    regex = pattern.get("Regex") if isinstance(pattern, dict) else None
+    if not isinstance(regex, str):
+        return set()
+    return {_unquoted(part) for part in regex.split("|")}
+
+
+def _unquoted(pattern: str) -> str:
+    """The text that a pattern of plain characters matches."""
+    return re.sub(
+        r"\\x\{([0-9a-f]{1,6})\}", lambda found: chr(min(int(found[1], 16), 0x10FFFF)), pattern
+    )
