@@ -1,10 +1,12 @@
-"""Encode and decode many strange strings by SentencePiece and by an exported `tokenizer.json`.
+"""Encode and decode many strange strings by Puna's tokenizer and by the library `tokenizers`.
 
     python benchmarks/tokenizer_fuzz.py TOKENIZER --count=100000 [--seed=0] [--text=FILE ...]
 
-For a tokenizer.model the JSON is the one that `puna.text.export` writes, read by the `tokenizers`
-library. Prints how many strings of which kind were tried and how many differ; the status is 1 if
-one does. Needs `pip install -e '.[dev]'`.
+For a tokenizer.model the library reads the tokenizer.json that `puna.text.export` writes, so that
+SentencePiece is compared with it; for a tokenizer.json it reads that; for SmolLM2's GGUF file its
+tokenizer is put together from the file's keys by the library's own classes.
+Prints how many strings of which kind were tried and how many differ; the status is 1 if one does.
+Needs `pip install -e '.[dev]'`.
 """
 
 import argparse
@@ -15,11 +17,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
 from puna.text.export import export_json
-from puna.text.tokenizer import SentencePieceTokenizer, open_tokenizer
+from puna.text.gguf import read_metadata
+from puna.text.tokenizer import SentencePieceTokenizer, Tokenizer, open_tokenizer
 
 TAGS = (
     "</s>", "<s>", "<unk>", "<0x0A>", "<0x00>", "<0xFF>", "<0x0a>", "<pad>", "[INST]", "[/INST]",
@@ -125,16 +129,51 @@ class Maker:
         return kind, self.kinds[kind]()
 
 
-def differs(own: SentencePieceTokenizer, other: tokenizers.Tokenizer, text: str) -> str | None:
+def differs(own: Tokenizer, other: tokenizers.Tokenizer, text: str) -> str | None:
     """What is not the same for a text; None if all is."""
     ids = own.encode(text)
     if other.encode(text, add_special_tokens=False).ids != ids:
         return "encode"
     if other.decode(ids) != own.decode(ids):
         return "decode"
-    if other.decode([1, *ids, 2], skip_special_tokens=False) != own.decode([1, *ids, 2]):
+    around = [*([] if own.bos_id is None else [own.bos_id]), *ids, own.eos_id]
+    if other.decode(around) != own.decode(around):
         return "decode with begin and end"
     return None
+
+
+def reference(own: Tokenizer) -> tokenizers.Tokenizer:
+    """What a tokenizer is compared with: its export, its file, or one built from GGUF's keys."""
+    if isinstance(own, SentencePieceTokenizer):
+        with tempfile.TemporaryDirectory() as folder:
+            export_json(own, Path(folder) / "tokenizer.json")
+            return tokenizers.Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    if own.path.suffix == ".json":
+        other = tokenizers.Tokenizer.from_file(str(own.path))
+    else:
+        other = from_keys(read_metadata(own.path))
+    other.encode_special_tokens = True
+    return other
+
+
+def from_keys(keys: dict[str, Any]) -> tokenizers.Tokenizer:
+    """SmolLM2's tokenizer from the keys of its GGUF file, put together by the library alone."""
+    texts = keys["tokenizer.ggml.tokens"]
+    merges = [tuple(merge.split(" ")) for merge in keys["tokenizer.ggml.merges"]]
+    vocab = {text: token for token, text in enumerate(texts)}
+    other = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=merges))
+    if keys["tokenizer.ggml.pre"] != "smollm":
+        raise SystemExit("only SmolLM2's way to cut words is known here")
+    other.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [
+            tokenizers.pre_tokenizers.Digits(individual_digits=True),
+            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    other.decoder = tokenizers.decoders.ByteLevel()
+    kinds = keys["tokenizer.ggml.token_type"]
+    other.add_special_tokens([text for text, kind in zip(texts, kinds, strict=True) if kind == 3])
+    return other
 
 
 def main() -> int:
@@ -146,9 +185,7 @@ def main() -> int:
     parser.add_argument("--text", type=Path, nargs="*", default=[])
     options = parser.parse_args()
     own = open_tokenizer(options.tokenizer)
-    with tempfile.TemporaryDirectory() as folder:
-        export_json(own, Path(folder) / "tokenizer.json")
-        other = tokenizers.Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    other = reference(own)
     words = [w for path in options.text for w in path.read_text(encoding="utf-8").split()]
     texts = [str(own.piece(token)) for token in range(own.vocab_size)]
     maker = Maker(options.seed, words or WORDS, texts)
