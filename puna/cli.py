@@ -34,12 +34,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("puna.recipes.chat", "talk to a model in the terminal"),
     "models": ("puna.recipes.models", "known sizes and what they need; what a file holds"),
     "convert": ("puna.recipes.convert", "a model between Meta, Hugging Face, GGUF and Puna"),
+    "render": ("puna.recipes.render", "dialogs as a model reads them: text, special tokens, ids"),
 }
 GROUPS = {
     "Everything": ("paper",),
     "Base model": ("prepare", "pretrain"),
     "Chat model": ("sft", "collect", "reward", "rejection", "ppo", "distill", "align"),
-    "Use": ("evaluate", "compare", "chat"),
+    "Use": ("evaluate", "compare", "chat", "render"),
     "Weights": ("models", "convert"),
 }
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}  # the user's to mend

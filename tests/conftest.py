@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from puna.text.template import TAGS
-from puna.text.tokenizer import Tokenizer, train_tokenizer
+from puna.text.tokenizer import Tokenizer, open_tokenizer, train_tokenizer
 
 # The same examples on every run, on however slow a machine; new ones are looked for by
 # `pytest --hypothesis-profile=search`.
@@ -61,7 +61,7 @@ def tagless_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 @pytest.fixture(scope="session")
 def llama(shared: Path) -> Tokenizer:
     """Meta's own tokenizer."""
-    return Tokenizer(shared / "llama2-tokenizer" / "tokenizer.model")
+    return open_tokenizer(shared / "llama2-tokenizer" / "tokenizer.model")
 
 
 @pytest.fixture(params=["tiny", "tagless"])

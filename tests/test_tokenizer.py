@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from puna.errors import InputError
 from puna.text.template import TAGS
-from puna.text.tokenizer import StreamDecoder, Tokenizer, train_tokenizer
+from puna.text.tokenizer import StreamDecoder, open_tokenizer, train_tokenizer
 
 # Any text that UTF-8 holds but for U+2581, which SentencePiece keeps for the space.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"))
@@ -140,7 +140,7 @@ def test_half_a_surrogate_pair_is_refused(tokenizer):
 
 def test_a_missing_model_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"t.model: cannot be read: No such file"):
-        Tokenizer(tmp_path / "t.model")
+        open_tokenizer(tmp_path / "t.model")
 
 
 def test_a_shortened_model_is_refused_wherever_it_is_cut(tmp_path, tiny_tokenizer):
@@ -148,7 +148,7 @@ def test_a_shortened_model_is_refused_wherever_it_is_cut(tmp_path, tiny_tokenize
     for size in range(0, len(whole), 7):
         path.write_bytes(whole[:size])
         with pytest.raises(InputError, match=r"t\.model: "):
-            Tokenizer(path)
+            open_tokenizer(path)
 
 
 def test_a_model_with_other_settings_is_refused(tmp_path):
@@ -157,7 +157,7 @@ def test_a_model_with_other_settings_is_refused(tmp_path):
         sentence_iterator=iter(SENTENCES), model_prefix=str(prefix), vocab_size=60, minloglevel=2
     )
     with pytest.raises(InputError, match="does not give text back unchanged"):
-        Tokenizer(f"{prefix}.model")
+        open_tokenizer(f"{prefix}.model")
 
 
 def stream(tokenizer, ids):

@@ -114,5 +114,5 @@ class Engine:
         """The finished answer as a record; its text ends before the end token or a made-up tag."""
         assert answer.finish is not None
         spoken = answer.ids[:-1] if answer.finish == "stop" else answer.ids
-        text = before_tag(self.tokenizer.decode(spoken))
+        text = before_tag(self.tokenizer.decode(spoken), self.tokenizer)
         return Completion(text, tuple(answer.ids), tuple(answer.logprobs), answer.finish)

