@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import random
 from pathlib import Path
 
 import gguf
@@ -378,6 +379,22 @@ def test_every_byte_written_is_tracked_while_one_tensor_is_read_at_a_time(tmp_pa
 def test_a_type_that_is_not_written_is_refused(tmp_path, kind):
     with pytest.raises(InputError, match="expected one of F32, F16, BF16, Q8_0, Q4_0, Q4_1"):
         write_gguf(source(), tmp_path / "a.gguf", kind)
+
+
+def test_a_changed_byte_of_the_header_gives_a_refusal_or_another_model(tmp_path):
+    path, chance = tmp_path / "a.gguf", random.Random(0)
+    write_gguf(source(dataclasses.replace(ARGS, rope_scaling=STRETCH)), path, "Q8_0")
+    whole, refused = path.read_bytes(), 0
+    end = min(place.start for place in read_header(path).tensors.values())
+    for _ in range(500):
+        place = chance.randrange(end)
+        other = bytes([whole[place] ^ chance.randrange(1, 256)])
+        path.write_bytes(whole[:place] + other + whole[place + 1 :])
+        try:
+            read(open_gguf(path))
+        except InputError:
+            refused += 1
+    assert 300 < refused < 500
 
 
 # --- a real file

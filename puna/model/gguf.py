@@ -59,7 +59,8 @@ def open_gguf(path: PathLike) -> Source:
     fields = {key: field.value for key, field in header.fields.items()}
     tokens = fields.get("tokenizer.ggml.tokens", [])
     if not isinstance(tokens, list) or len(tokens) > args.vocab_size:
-        raise InputError(f"{path}: tokenizer.ggml.tokens is not a list of at most {args.vocab_size}")
+        most = f"a list of at most {args.vocab_size}"
+        raise InputError(f"{path}: tokenizer.ggml.tokens is not {most}, the model's embeddings")
     has_tokenizer = fields.get("tokenizer.ggml.model", "no_vocab") != "no_vocab"
     meta = {key: value for key, value in fields.items() if type(value) in (str, int, bool)}
     return Source(args, tensors, header.path if has_tokenizer else None, meta)

@@ -48,7 +48,8 @@ def model_args(header: Header) -> ModelArgs:
     """The settings of the model; they are those of a transformer, and not more than its tensors."""
     name = header.fields.get("general.architecture", Field("string", None)).value
     if name != "llama":
-        raise InputError(f"{header.path}: general.architecture is {name!r:.60}, 'llama' was expected")
+        found = f"general.architecture is {name!r:.60}"
+        raise InputError(f"{header.path}: {found}, 'llama' was expected")
     embedding = header.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise InputError(f"{header.path}: has no token_embd.weight with two dimensions")
