@@ -152,7 +152,7 @@ def test_a_missing_file_is_named(folder, name):
 
 def test_a_folder_without_a_manifest_is_no_checkpoint(folder):
     (folder / "manifest.json").unlink()
-    with pytest.raises(InputError, match=r"has no manifest.json, a checkpoint folder was expected"):
+    with pytest.raises(InputError, match=r"holds no model; a checkpoint folder"):
         checkpoint.load(folder)
 
 
@@ -292,7 +292,7 @@ def test_a_full_disk_is_reported_and_leaves_the_earlier_model_alone(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.shutil, "copyfile", full)
+        patch.setattr(checkpoint, "write_json", full)
         with pytest.raises(InputError, match=r"model: cannot be written: No space left"):
             checkpoint.save(folder, new_model(1), tiny_tokenizer)
     assert same(checkpoint.load(folder)[0], new_model(0))

@@ -1,6 +1,7 @@
 """Every member of the family against transformers, through the folder that we write for it."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -182,7 +183,7 @@ def test_a_new_models_residual_stream_ends_as_wide_at_any_depth():
 
 def test_a_new_models_residual_stream_grows_evenly_over_its_layers():
     squares = [width**2 for width in residual_widths(32)]
-    steps = [after - before for before, after in zip(squares, squares[1:], strict=False)]
+    steps = [after - before for before, after in itertools.pairwise(squares)]
     assert max(steps) <= 2 * min(steps)
 
 

@@ -64,32 +64,31 @@ def save(
     folders.commit(Path(folder), write)
 
 
-def load(
-    where: PathLike, dtype: torch.dtype | None = torch.float32
-) -> tuple[Transformer, Tokenizer]:
+def load(where: PathLike, dtype: torch.dtype | None = None) -> tuple[Transformer, Tokenizer]:
     """The transformer and tokenizer of a model in any format (`puna.model.places`), on the CPU.
 
-    dtype: of the weights; None: the type saved. A quantised GGUF becomes float32.
-    InputError names what differs: a hash, a tensor that is missing, unknown or of another shape, a
-    setting.
+    dtype: of the weights; None: the type saved, and float32 for a model that is not a checkpoint of
+    ours, which somebody may want to train. InputError names what differs: a hash, a tensor that is
+    missing, unknown or of another shape, a setting.
     """
     path = places.locate(Path(where))
     if places.format_of(path) == "puna":
         model, tokenizer = _load(path, "transformer", lambda transformer: transformer)
-        return model if dtype is None else model.to(dtype), tokenizer
+        for weight in model.parameters() if dtype else ():
+            weight.data = weight.data.to(dtype)
+        return model, tokenizer
     source = places.open_source(path)
     if source.tokenizer is None:
         raise InputError(f"{path}: has no tokenizer.model and no tokenizer.json")
-    return from_source(source, dtype), open_tokenizer(source.tokenizer)
+    return from_source(source, dtype or torch.float32), open_tokenizer(source.tokenizer)
 
 
-def from_source(source: Source, dtype: torch.dtype | None = torch.float32) -> Transformer:
+def from_source(source: Source, dtype: torch.dtype = torch.float32) -> Transformer:
     """The transformer of a model in any format. InputError: a tensor holds NaN or infinity."""
     with torch.device("meta"):  # shapes only: the weights come from the file
         model = Transformer(source.args)
     for name, tensor in source.tensors.items():
-        value = tensor.read()
-        value = value if dtype is None else value.to(dtype)
+        value = tensor.read().to(dtype)
         if not torch.isfinite(value).all():
             raise InputError(f"tensor {name}: holds NaN or infinity")
         owner, _, last = name.rpartition(".")
@@ -117,7 +116,9 @@ def _load(folder: Path, kind: str, build: Callable[[Transformer], M]) -> tuple[M
     folder = folders.current(folder)
     record = folders.verify(folder, FILES)
     if record.get("kind") != kind:
-        raise InputError(f"{folder}: holds a {record.get('kind')} model, expected a {kind} model")
+        raise InputError(
+            f"{folder}: holds a {record.get('kind')} model, a {kind} model was expected"
+        )
     tokenizer = open_tokenizer(folder, record.get("prompt_format"))
     args = model_args(folder / FILES[1], tokenizer.vocab_size)
     if tokenizer.vocab_size > args.vocab_size:
