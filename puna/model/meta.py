@@ -28,6 +28,7 @@ from puna.text.files import PathLike, read_json, write_json
 from puna.text.tokenizer import open_tokenizer
 
 CHECKLIST, PARAMS, TOKENIZER = "checklist.chk", "params.json", "tokenizer.model"
+JSON = "tokenizer.json"  # of a model whose tokenizer is not SentencePiece's
 SHARDS = 64  # at most; Llama 2 70B has 8, Llama 3.1 405B has 16
 DROPPED = "rope.freqs"  # a buffer that follows from the settings
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -72,7 +73,8 @@ def shard_shapes(args: ModelArgs, shards: int) -> dict[str, Shape]:
 def open_meta(folder: PathLike, verify: bool = False) -> Source:
     """The model in Meta's folder; its shards are merged tensor by tensor when read.
 
-    tokenizer.model may be in the folder or the one above it, as Meta ships it. verify: compare all
+    tokenizer.model may be in the folder or the one above it, as Meta ships it; tokenizer.json,
+    which ours may have instead, is in the folder. verify: compare all
     files with checklist.chk first, which reads them whole; each tensor is compared with its CRC-32
     when it is read in any case. InputError names a file, setting or tensor that is missing,
     unknown or of another shape; reading a norm raises it if the shards differ.
@@ -83,7 +85,7 @@ def open_meta(folder: PathLike, verify: bool = False) -> Source:
     paths = _shard_files(folder)
     if verify:
         verify_checklist(folder, [PARAMS, *(path.name for path in paths)])
-    places = (folder / TOKENIZER, folder.parent / TOKENIZER)
+    places = (folder / TOKENIZER, folder / JSON, folder.parent / TOKENIZER)
     tokenizer = next((place for place in places if place.is_file()), None)
     args = model_args(folder / PARAMS, _tokenizer_size(folder / PARAMS, tokenizer))
     files = [read_pth(path) for path in paths]
@@ -102,12 +104,11 @@ def write_meta(
     embeddings, a sliding window, another context, ...) are kept in params.json, where `open_meta`
     finds them, and their names are given back; a feed-forward width is written in Meta's terms.
     The folder must be new or empty; `folders.commit` makes it appear whole. InputError if the
-    model cannot be cut so, has no tokenizer.model, or does not fit into `dtype`.
+    model cannot be cut so, has no tokenizer, or does not fit into `dtype`.
     """
     folder = Path(folder)
-    if source.tokenizer is None or source.tokenizer.suffix != ".model":
-        there = source.tokenizer.name if source.tokenizer else "none"
-        raise InputError(f"{folder}: Meta's folder holds a tokenizer.model, the model has {there}")
+    if source.tokenizer is None:
+        raise InputError(f"{folder}: Meta's folder holds a tokenizer, the model has none")
     shapes = shard_shapes(source.args, shards)
     _refuse_differences("the model to write", source.tensors, expected_tensors(source.args))
     layout = {n: (shapes[n], dtype or source.tensors[n].dtype) for n in shapes}
@@ -280,9 +281,9 @@ def _fill(
     """Write every file of Meta's folder; checklist.chk last."""
     assert source.tokenizer is not None
     write_json(folder / PARAMS, settings)
-    shutil.copyfile(source.tokenizer, folder / TOKENIZER)
+    tokenizer = open_tokenizer(source.tokenizer).save(folder)
     sums = _write_shards(source, folder, shards, layout)
-    sums |= {name: _md5(folder / name) for name in (PARAMS, TOKENIZER)}
+    sums |= {path.name: _md5(path) for path in (folder / PARAMS, tokenizer)}
     lines = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
     (folder / CHECKLIST).write_text(lines, encoding="ascii")
 

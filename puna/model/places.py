@@ -86,6 +86,14 @@ def format_of(path: Path) -> Format:
     )
 
 
+def known(path: Path) -> bool:
+    """Whether a model of any format is at `path`."""
+    try:
+        return bool(format_of(path))
+    except InputError:
+        return False
+
+
 def open_source(name: Path | str) -> Source:
     """A model in any format, its tensors not yet read; names and shapes are those of its settings.
 

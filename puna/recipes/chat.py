@@ -2,14 +2,16 @@
 
     puna chat runs/cafe
     puna chat runs/cafe/sft/checkpoint --once="A latte, please."
+    puna chat smollm2 --once="What is the capital of France?"
 
-Reads the folder of a `puna paper` run (its final model; /models lists the others) or one checkpoint
-folder; writes nothing. Answers go to stdout, everything else to stderr. When stdin is no terminal,
-each of its lines is a user message or a command of one conversation.
+Reads the folder of a `puna paper` run (its final model; /models lists the others) or one model in
+any format (see `puna convert`); writes nothing. Answers go to stdout, everything else to stderr.
+When stdin is no terminal, each of its lines is a user message or a command of one conversation.
 """
 
 import difflib
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +22,7 @@ from rich.text import Text
 
 from puna.engine.engine import Engine
 from puna.errors import InputError
-from puna.model import checkpoint, folders
+from puna.model import checkpoint, folders, places
 from puna.text.completion import SamplingParams
 from puna.text.dialog import Dialog, Message
 from puna.text.files import read_json
@@ -43,7 +45,7 @@ HELP = """\
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    path: Path  # run folder of `puna paper`, or a checkpoint folder
+    path: Path  # run folder of `puna paper`, a model's folder or file, smollm2, hf:owner/name
     once: str = ""  # answer this one message and leave
     system: str = ""  # system message (paper: section 3.3)
     temperature: float = 0.6  # 0: always the most likely token (released code: 0.6)
@@ -72,8 +74,9 @@ def find(path: Path) -> tuple[dict[str, Path], str, str]:
 
     InputError if there is none, or if results.json names a folder that is not one of them.
     """
-    if (folders.current(path) / folders.MANIFEST).is_file():
-        return {path.name: path}, path.name, ""
+    place = places.locate(path)
+    if places.known(place):
+        return {path.name: place}, path.name, ""
     found = [place.parent for place in path.rglob(folders.MANIFEST) if is_model(place.parent, path)]
     found.sort(key=lambda folder: (folder / folders.MANIFEST).stat().st_mtime_ns)
     if not found:
@@ -204,15 +207,18 @@ class Chat:
         """Draw an answer and print it as it comes; Ctrl-C ends it. Returns what was said."""
         decoder, said, count = StreamDecoder(self.engine.tokenizer), "", 0
         [limit] = self.engine.limits([ids], self.params)
-        stopped = False
+        stopped, started, first = False, time.perf_counter(), 0.0
         try:
             for token in self.engine.stream(ids, self.params):
                 piece, count = decoder.push(token), count + 1
+                first = first or time.perf_counter() - started
                 said += show(piece if said else piece.lstrip())
             said += show(decoder.flush())
         except KeyboardInterrupt:
             stopped = True
         print(flush=True)
+        if count:
+            note(speed(len(ids), count, first, time.perf_counter() - started))
         if stopped:
             note("(stopped)")
         elif count == limit:
@@ -255,6 +261,12 @@ class Chat:
         """List the models, the present one marked."""
         for name, folder in self.models.items():
             note(f"{'*' if name == self.name else ' '} {name:<16} {folder}")
+
+
+def speed(prompt: int, count: int, first: float, seconds: float) -> str:
+    """How long the first token took, and how many a second came after it."""
+    after = f", then {(count - 1) / (seconds - first):.1f} tokens/s" if count > 1 else ""
+    return f"({prompt} tokens read, the first of {count} after {first:.2f} s{after})"
 
 
 def show(text: str) -> str:
