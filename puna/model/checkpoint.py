@@ -5,6 +5,7 @@
     tokenizer.model     the tokenizer the model was trained with
     manifest.json       kind (transformer, reward, value), meta, and the SHA-256 of the others
 
+A model with adapters is saved without its trunk (`puna.model.adapters`) and loaded on it.
 The state of a training, from which it goes on as if never stopped, is in `puna.model.state`.
 """
 
@@ -20,15 +21,25 @@ from safetensors.torch import save_file
 from torch import nn
 
 from puna.errors import InputError
-from puna.model import folders
+from puna.model import adapters, folders, lora
 from puna.model.heads import RewardModel, ValueModel
+from puna.model.lora import LoraConfig
 from puna.model.state import load_state, save_state
 from puna.model.tensors import read_tensors, refuse_differences
 from puna.model.transformer import ModelArgs, Transformer, rotary_table
 from puna.text.files import PathLike, read_json, sha256, write_json
 from puna.text.tokenizer import Tokenizer
 
-__all__ = ["load", "load_reward", "load_state", "load_value", "meta", "save", "save_state"]
+__all__ = [
+    "load",
+    "load_reward",
+    "load_state",
+    "load_tuned",
+    "load_value",
+    "meta",
+    "save",
+    "save_state",
+]
 
 KINDS: Mapping[str, type[nn.Module]] = {
     "transformer": Transformer,
@@ -56,13 +67,18 @@ def save(
     assert isinstance(trunk, Transformer)
 
     def write(place: Path) -> None:
-        tensors = {name.removeprefix(TRUNK): t for name, t in model.state_dict().items()}
-        save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, place / FILES[0])
+        base: dict[str, Any] = {}
+        if lora.config_of(trunk) is not None:
+            base = adapters.write(place, Path(folder), model, trunk)
+        else:
+            tensors = {name.removeprefix(TRUNK): t for name, t in model.state_dict().items()}
+            whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+            save_file(whole, place / FILES[0])
         write_json(place / FILES[1], params(trunk.args))
         shutil.copyfile(tokenizer.path, place / FILES[2])
         if sha256(place / FILES[2]) != tokenizer.sha256:
             raise InputError(f"{tokenizer.path}: has changed since it was loaded")
-        folders.seal(place, kind=kind, meta=dict(meta or {}))
+        folders.seal(place, kind=kind, meta=dict(meta or {}), **base)
 
     folders.commit(Path(folder), write)
 
@@ -74,6 +90,25 @@ def load(folder: PathLike) -> tuple[Transformer, Tokenizer]:
     setting.
     """
     return _load(Path(folder), "transformer", lambda transformer: transformer)
+
+
+def load_tuned(
+    folder: PathLike, config: LoraConfig, generator: torch.Generator
+) -> tuple[Transformer, Tokenizer]:
+    """The transformer to train and its tokenizer: whole, or frozen with adapters to train.
+
+    A checkpoint that holds an adapter goes on with it, whatever the rank; else rank 0 gives the
+    model of `load`, and a rank above 0 new adapters, drawn from the generator, on the shared trunk.
+    InputError as in `load`, or for settings that differ from those of the adapter.
+    """
+    place = Path(folder)
+    if adapters.holds(place):
+        model, tokenizer = load(place)
+        found = lora.config_of(model)
+        assert found is not None
+        adapters.refuse_other(place, found, config)
+        return model, tokenizer
+    return adapters.fresh(place, config, generator, load) if config.rank else load(place)
 
 
 def load_reward(folder: PathLike) -> tuple[RewardModel, Tokenizer]:
@@ -131,7 +166,9 @@ def model_args(path: Path, tokenizer_size: int) -> ModelArgs:
 
 def _load(folder: Path, kind: str, build: Callable[[Transformer], M]) -> tuple[M, Tokenizer]:
     folder = folders.current(folder)
-    found = folders.verify(folder, FILES).get("kind")
+    record = folders.manifest(folder)
+    files = adapters.files(record) if "base" in record else FILES
+    found = folders.verify(folder, files).get("kind")
     if found != kind:
         raise InputError(f"{folder}: holds a {found} model, a {kind} model was expected")
     tokenizer = Tokenizer(folder / FILES[2])
@@ -141,6 +178,10 @@ def _load(folder: Path, kind: str, build: Callable[[Transformer], M]) -> tuple[M
             f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces, "
             f"the model's vocab_size is {args.vocab_size}"
         )
+    if "base" in record:
+        model = build(adapters.read(folder, record, args, load))
+        adapters.read_head(folder, model)
+        return model, tokenizer
     with torch.device("meta"):  # shapes only: the weights come from the file
         transformer = Transformer(args)
         model = build(transformer)
