@@ -99,7 +99,7 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.base(x)
-        added = F.linear(F.linear(x.float(), self.lora_a), self.lora_b)
+        added = F.linear(F.linear(x.to(self.lora_a.dtype), self.lora_a), self.lora_b)
         return torch.add(y, added, alpha=self.config.scale).type_as(y)
 
     def dense(self) -> Tensor:

@@ -6,6 +6,7 @@ What a foreign adapter asks for beyond plain LoRA is refused by name, never left
 a pickled adapter_model.bin is not read.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ THEIRS = {
     "w2": "mlp.down_proj",
     "w3": "mlp.up_proj",
 }
+MODULE = re.compile(r"(?:(?:model\.){0,3}layers\.(\d{1,6})\.)?((?:self_attn|mlp)\.)?(\w{1,20})")
 OURS = {theirs: ours for ours, theirs in THEIRS.items()}
 # settings that say nothing about what the adapter computes
 FREE = {
@@ -71,7 +73,7 @@ def write_peft(folder: PathLike, model: Transformer, base_name: str = "") -> Non
 
 def peft_config(config: LoraConfig, base_name: str) -> dict[str, Any]:
     """The content of adapter_config.json."""
-    alpha = int(config.alpha) if config.alpha.is_integer() else config.alpha
+    alpha = int(config.alpha) if float(config.alpha).is_integer() else config.alpha
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -104,7 +106,7 @@ def read_peft(folder: PathLike, args: ModelArgs) -> tuple[LoraConfig, dict[str, 
         pickled = (place / "adapter_model.bin").exists()
         why = "; adapter_model.bin is a pickle and is not read" * pickled
         raise InputError(f"{place}: has no {FILES[1]}{why}")
-    config = read_config(place / FILES[0])
+    config = read_config(place / FILES[0], args.n_layers)
     stored = read_tensors(place / FILES[1])
     expected = expected_names(args, config)
     for name, tensor in stored.items():
@@ -115,8 +117,11 @@ def read_peft(folder: PathLike, args: ModelArgs) -> tuple[LoraConfig, dict[str, 
     return config, {name: reorder(name, t, args, pairs) for name, t in ours.items()}
 
 
-def read_config(path: Path) -> LoraConfig:
-    """The settings in an adapter_config.json. InputError names the one that cannot be followed."""
+def read_config(path: Path, layers: int) -> LoraConfig:
+    """The settings in an adapter_config.json for a model of so many layers.
+
+    InputError names the setting that cannot be followed.
+    """
     if path.stat().st_size > MOST_BYTES:
         raise InputError(f"{path}: has {path.stat().st_size} bytes, at most {MOST_BYTES} expected")
     given = read_json(path)
@@ -137,24 +142,33 @@ def read_config(path: Path) -> LoraConfig:
         raise InputError(f"{path}: r is {rank!r}, expected a whole number of 1 or more")
     if type(alpha) not in (int, float):
         raise InputError(f"{path}: lora_alpha is {alpha!r}, expected a positive number")
-    targets = targets_of(path, modules)
+    targets = targets_of(path, modules, layers)
     try:
         return LoraConfig(rank=rank, alpha=float(alpha), targets=targets)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def targets_of(path: Path, modules: Any) -> tuple[str, ...]:
-    """Our names, in our order, of PEFT's target_modules: a list of names, no pattern."""
-    known = {theirs.rpartition(".")[2]: ours for ours, theirs in THEIRS.items()}
+def targets_of(path: Path, modules: Any, layers: int) -> tuple[str, ...]:
+    """Our names, in our order, of PEFT's target_modules: a list of names, no pattern.
+
+    A module may be named with its layer; then all layers must be there.
+    """
     if not isinstance(modules, list) or not modules:
         raise InputError(f"{path}: target_modules is {modules!r}, expected a list of names")
+    known = {theirs.rpartition(".")[2]: ours for ours, theirs in THEIRS.items()}
+    found: dict[str, set[int]] = {}
     for module in modules:
-        if not isinstance(module, str) or module.rpartition(".")[2] not in known:
+        parts = MODULE.fullmatch(module) if isinstance(module, str) else None
+        name = known.get(parts[3]) if parts else None
+        if parts is None or name is None or f"{parts[2] or ''}{parts[3]}" not in f".{THEIRS[name]}":
             raise InputError(f"{path}: target_modules has {module!r}, expected {' '.join(known)}")
-        if module not in known and module not in OURS:
-            raise InputError(f"{path}: target_modules has {module!r}: every layer or none")
-    found = {known[module.rpartition(".")[2]] for module in modules}
+        named = range(layers) if parts[1] is None else (int(parts[1]),)
+        found.setdefault(name, set()).update(named)
+    for name, numbers in found.items():
+        if numbers != set(range(layers)):
+            here = f"{THEIRS[name]} in layers {sorted(numbers)}"
+            raise InputError(f"{path}: target_modules has {here}, expected all {layers} layers")
     return tuple(name for name in THEIRS if name in found)
 
 
