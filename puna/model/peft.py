@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from puna.errors import InputError
-from puna.model.lora import LoraConfig, adapter_tensors, config_of
+from puna.model.lora import PLACES, LoraConfig, adapter_tensors, config_of
+from puna.model.source import expected_tensors
 from puna.model.tensors import read_tensors
 from puna.model.transformer import ModelArgs, Transformer
 from puna.text.files import PathLike, read_json, write_json
@@ -174,25 +175,15 @@ def targets_of(path: Path, modules: Any, layers: int) -> tuple[str, ...]:
 
 def expected_names(args: ModelArgs, config: LoraConfig) -> dict[str, tuple[int, ...]]:
     """PEFT's name and the shape of every tensor of an adapter for a model of this shape."""
-    queries, keys = args.n_heads * args.head_dim, args.kv_heads * args.head_dim
-    sizes = {  # out, in
-        "wq": (queries, args.dim),
-        "wk": (keys, args.dim),
-        "wv": (keys, args.dim),
-        "wo": (args.dim, queries),
-        "w1": (args.ffn_dim, args.dim),
-        "w2": (args.dim, args.ffn_dim),
-        "w3": (args.ffn_dim, args.dim),
-    }
-    return {
-        f"{PREFIX}{layer}.{THEIRS[name]}.lora_{which}.weight": shape
-        for layer in range(args.n_layers)
-        for name in config.targets
-        for which, shape in (
-            ("A", (config.rank, sizes[name][1])),
-            ("B", (sizes[name][0], config.rank)),
-        )
-    }
+    sizes = expected_tensors(args)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(args.n_layers):
+        for name in config.targets:
+            out, width = sizes[f"layers.{layer}.{PLACES[name]}.{name}.weight"]
+            theirs = f"{PREFIX}{layer}.{THEIRS[name]}.lora_"
+            shapes[f"{theirs}A.weight"] = (config.rank, width)
+            shapes[f"{theirs}B.weight"] = (out, config.rank)
+    return shapes
 
 
 def check_tensor(
