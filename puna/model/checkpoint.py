@@ -6,6 +6,7 @@
     manifest.json       kind (transformer, reward, value), prompt format, meta, and the SHA-256 of
                         the others
 
+A model with adapters is saved without its trunk (`puna.model.adapters`) and loaded on it.
 The state of a training, from which it goes on as if never stopped, is in `puna.model.state`.
 """
 
@@ -18,8 +19,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from puna.errors import InputError
-from puna.model import folders, places
+from puna.model import adapters, folders, lora, places
 from puna.model.heads import RewardModel, ValueModel
+from puna.model.lora import LoraConfig
 from puna.model.settings import model_args, params
 from puna.model.source import Source
 from puna.model.state import load_state, save_state
@@ -28,7 +30,16 @@ from puna.model.transformer import Transformer, rotary_table
 from puna.text.files import PathLike, write_json
 from puna.text.tokenizer import Tokenizer, open_tokenizer
 
-__all__ = ["load", "load_reward", "load_state", "load_value", "meta", "save", "save_state"]
+__all__ = [
+    "load",
+    "load_reward",
+    "load_state",
+    "load_tuned",
+    "load_value",
+    "meta",
+    "save",
+    "save_state",
+]
 
 KINDS: Mapping[str, type[nn.Module]] = {
     "transformer": Transformer,
@@ -55,11 +66,17 @@ def save(
     assert isinstance(trunk, Transformer)
 
     def write(place: Path) -> None:
-        tensors = {name.removeprefix(TRUNK): t for name, t in model.state_dict().items()}
-        save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, place / FILES[0])
+        base: dict[str, Any] = {}
+        if lora.config_of(trunk) is not None:
+            base = adapters.write(place, Path(folder), model, trunk)
+        else:
+            tensors = {name.removeprefix(TRUNK): t for name, t in model.state_dict().items()}
+            whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+            save_file(whole, place / FILES[0])
         write_json(place / FILES[1], params(trunk.args))
         tokenizer.save(place)
-        folders.seal(place, kind=kind, prompt_format=tokenizer.format, meta=dict(meta or {}))
+        record = {"prompt_format": tokenizer.format, "meta": dict(meta or {}), **base}
+        folders.seal(place, kind=kind, **record)
 
     folders.commit(Path(folder), write)
 
@@ -97,6 +114,25 @@ def from_source(source: Source, dtype: torch.dtype = torch.float32) -> Transform
     return model
 
 
+def load_tuned(
+    folder: PathLike, config: LoraConfig, generator: torch.Generator
+) -> tuple[Transformer, Tokenizer]:
+    """The transformer to train and its tokenizer: whole, or frozen with adapters to train.
+
+    A checkpoint that holds an adapter goes on with it, whatever the rank; else rank 0 gives the
+    model of `load`, and a rank above 0 new adapters, drawn from the generator, on the shared trunk.
+    InputError as in `load`, or for settings that differ from those of the adapter.
+    """
+    place = places.locate(Path(folder))
+    if adapters.holds(place):
+        model, tokenizer = load(place)
+        found = lora.config_of(model)
+        assert found is not None
+        adapters.refuse_other(place, found, config)
+        return model, tokenizer
+    return adapters.fresh(place, config, generator, load) if config.rank else load(place)
+
+
 def load_reward(folder: PathLike) -> tuple[RewardModel, Tokenizer]:
     """The reward model and tokenizer of a checkpoint folder; errors as in `load`."""
     return _load(Path(folder), "reward", RewardModel)
@@ -114,8 +150,9 @@ def meta(folder: PathLike) -> dict[str, Any]:
 
 def _load(folder: Path, kind: str, build: Callable[[Transformer], M]) -> tuple[M, Tokenizer]:
     folder = folders.current(folder)
-    record = folders.verify(folder, FILES)
-    if record.get("kind") != kind:
+    record = folders.manifest(folder)
+    files = adapters.files(record) if "base" in record else FILES
+    if folders.verify(folder, files).get("kind") != kind:
         raise InputError(
             f"{folder}: holds a {record.get('kind')} model, a {kind} model was expected"
         )
@@ -126,6 +163,10 @@ def _load(folder: Path, kind: str, build: Callable[[Transformer], M]) -> tuple[M
             f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces, "
             f"the model's vocab_size is {args.vocab_size}"
         )
+    if "base" in record:
+        model = build(adapters.read(folder, record, args, load))
+        adapters.read_head(folder, model)
+        return model, tokenizer
     with torch.device("meta"):  # shapes only: the weights come from the file
         transformer = Transformer(args)
         model = build(transformer)

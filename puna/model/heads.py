@@ -73,11 +73,15 @@ class ValueModel(nn.Module):
 def scalar_head(
     transformer: Transformer, generator: torch.Generator | None, bias: bool
 ) -> nn.Linear:
-    """A linear layer from the hidden state to one number: drawn, or zero without a generator."""
+    """A linear layer from the hidden state to one number: drawn, or zero without a generator.
+
+    In the transformer's type, or in float32 on a frozen one, where the head is what is trained.
+    """
     like = transformer.tok_embeddings.weight
     dim = transformer.args.dim
+    dtype = like.dtype if like.requires_grad else torch.float32
     # Made on "meta" first: PyTorch's own initialisation would draw from the global generator.
-    head = nn.Linear(dim, 1, bias=bias, device="meta", dtype=like.dtype)
+    head = nn.Linear(dim, 1, bias=bias, device="meta", dtype=dtype)
     head = head.to_empty(device=like.device)
     nn.init.zeros_(head.weight)
     if bias:

@@ -6,6 +6,9 @@
         extra.json              what else the recipe wants back
         manifest.json           step, and the SHA-256 of the others
 
+Of a model with adapters the state holds what is trained; the manifest names the SHA-256 of the
+trunk under it, and on another one the training does not go on.
+
 Random numbers need no state: recipes derive their generators from the seed and the step. Settings
 of the optimiser (learning rate, weight decay) are not stored either: they are in the run's config.
 """
@@ -22,6 +25,7 @@ from torch.optim import Optimizer
 
 from puna.errors import InputError
 from puna.model import folders
+from puna.model.lora import config_of, trunk_of
 from puna.model.tensors import read_tensors, refuse_differences
 from puna.text.files import PathLike, read_json, write_json
 
@@ -48,7 +52,7 @@ def save_state(
         save_file(tensors, place / FILES[0])
         save_file(moments, place / FILES[1])
         write_json(place / FILES[2], dict(extra))
-        folders.seal(place, step=step)
+        folders.seal(place, step=step, **_trunks(modules))
 
     states = Path(folder) / "state"
     name = f"step-{step:08d}"
@@ -69,17 +73,20 @@ def load_state(
     place = newest(Path(folder) / "state")
     if place is None:
         return None
-    step = folders.verify(place, FILES).get("step")
+    record = folders.verify(place, FILES)
+    step = record.get("step")
     if not isinstance(step, int):
         raise InputError(f"{place / folders.MANIFEST}: step is {step!r}, expected a whole number")
+    if record.get("trunks") != _trunks(modules).get("trunks"):
+        raise InputError(f"{place}: was made on another base model, it cannot go on with this one")
     tensors = read_tensors(place / FILES[0])
     refuse_differences(place / FILES[0], tensors, dict(_module_tensors(modules)), types=True)
     moments = read_tensors(place / FILES[1])
     restored = _optimizer_states(place / FILES[1], moments, modules, optimizers)
     extra = read_json(place / FILES[2])
     for key, module in modules.items():
-        own = {name: tensors[f"{key}/{name}"] for name in module.state_dict()}
-        module.load_state_dict(own)
+        own = {name: tensors[f"{key}/{name}"] for name in _trained(module)}
+        module.load_state_dict(own, strict=not _frozen(module))
     for key, optimizer in optimizers.items():
         optimizer.load_state_dict({**optimizer.state_dict(), "state": restored[key]})
     return step, extra
@@ -97,8 +104,30 @@ def newest(states: Path) -> Path | None:
 
 def _module_tensors(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
     for key, module in modules.items():
-        for name, tensor in module.state_dict().items():
+        for name, tensor in _trained(module).items():
             yield f"{key}/{name}", tensor
+
+
+def _trained(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a module that a training can change: all, but for frozen parameters."""
+    frozen = _frozen(module)
+    return {name: t for name, t in module.state_dict().items() if name not in frozen}
+
+
+def _frozen(module: nn.Module) -> set[str]:
+    """The parameters of a trunk under adapters; nothing of a model without adapters."""
+    if config_of(module) is None:
+        return set()
+    named = module.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in named if not parameter.requires_grad}
+
+
+def _trunks(modules: Mapping[str, nn.Module]) -> dict[str, dict[str, str]]:
+    """What the manifest says of the frozen trunks: their SHA-256 by the name of the module."""
+    found = {key: trunk_of(module) for key, module in modules.items() if config_of(module)}
+    if not found:
+        return {}
+    return {"trunks": {key: trunk.sha256 if trunk else "unnamed" for key, trunk in found.items()}}
 
 
 def _parameters(

@@ -12,12 +12,13 @@ data folder take the annotators' place and there is one version.
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from msgspec import Meta
 
 from puna.console import Board
 from puna.errors import InputError
+from puna.model.lora import LoraConfig
 from puna.recipes import collect, distill, evaluate, judges, ppo, rejection, reward, steps
 from puna.recipes.collect import Config as CollectConfig
 from puna.recipes.distill import Config as DistillConfig
@@ -26,6 +27,8 @@ from puna.recipes.pipeline import Gate, Pipeline
 from puna.recipes.ppo import Config as PPOConfig
 from puna.recipes.rejection import Config as RejectionConfig
 from puna.recipes.reward import Config as RewardConfig
+
+S = TypeVar("S", RewardConfig, RejectionConfig, DistillConfig, PPOConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,8 @@ class Config:
     distill: DistillConfig = field(default_factory=DistillConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)  # PPO after the last version; steps=0: none
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)  # judgement of every version
+    # adapters of every stage that asks for none of its own; rank=0: every weight is trained
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 def main(config: Config) -> dict:
@@ -131,7 +136,7 @@ def ask_people(p: Pipeline, config: Config, state: Version, name: str, folder: P
 def reward_models(p: Pipeline, config: Config, state: Version, name: str, folder: Path) -> None:
     """Both reward models anew, from the newest chat model, on all preferences so far."""
     for kind, other in (("helpfulness", "safety"), ("safety", "helpfulness")):
-        given = getattr(config, kind)
+        given = adapted(config, getattr(config, kind))
         settings = replace(
             given,
             kind=kind,
@@ -162,6 +167,12 @@ REWARD_GATES = (
 )
 
 
+def adapted(config: Config, given: S) -> S:
+    """The settings of a stage, with the adapters of all stages if it has none of its own."""
+    wanted = config.lora.rank and not given.lora.rank
+    return replace(given, lora=config.lora) if wanted else given
+
+
 def judgements(config: Config, state: Version, name: str) -> tuple[Path, ...]:
     """The files of that name from the data folder and from every version's collection."""
     found = [folder / f"{name}.jsonl" for folder in (config.data, *state.collected)]
@@ -171,7 +182,7 @@ def judgements(config: Config, state: Version, name: str) -> tuple[Path, ...]:
 def sample_best(p: Pipeline, config: Config, state: Version, name: str, folder: Path) -> None:
     """Rejection sampling from the newest model, fine-tuning from the base."""
     settings = replace(
-        config.rejection,
+        adapted(config, config.rejection),
         run=folder / "rejection",
         base=config.base,
         model=state.newest,
@@ -197,7 +208,7 @@ def say_and_drop(p: Pipeline, config: Config, state: Version, name: str, folder:
     """Ghost Attention and safety context distillation on the version so far."""
     personas = config.data / "personas.jsonl"
     settings = replace(
-        config.distill,
+        adapted(config, config.distill),
         run=folder / "distill",
         model=state.newest,
         helpfulness=state.rewards["helpfulness"],
@@ -217,7 +228,7 @@ def say_and_drop(p: Pipeline, config: Config, state: Version, name: str, folder:
 def optimise(p: Pipeline, config: Config, state: Version, name: str, folder: Path) -> None:
     """PPO on top of the last version."""
     settings = replace(
-        config.ppo,
+        adapted(config, config.ppo),
         run=folder / "ppo",
         model=state.newest,
         helpfulness=state.rewards["helpfulness"],

@@ -19,6 +19,7 @@ from pathlib import Path
 from puna.engine.engine import Engine
 from puna.model import checkpoint
 from puna.model.heads import RewardModel
+from puna.model.lora import LoraConfig
 from puna.recipes import steps
 from puna.recipes.sft import Tuning, fine_tune
 from puna.run import Run
@@ -54,13 +55,15 @@ class Config:
     rows: int = 128  # answers generated at once
     seed: int = 0  # choice of dialogues, samples, order
     tuning: Tuning = field(default_factory=Tuning)  # optimisation
+    lora: LoraConfig = field(default_factory=LoraConfig)  # adapters; rank=0: train every weight
 
 
 def main(config: Config) -> dict:
     run = Run.start(config.run, config)
     if run.done:
         return run.figures
-    model, tokenizer = checkpoint.load(config.model)
+    drawn = steps.generator(config.seed, "lora")
+    model, tokenizer = checkpoint.load_tuned(config.model, config.lora, drawn)
     if not (run.folder / "distill.json").exists():  # written after dialogs.jsonl, so both are whole
         engine = Engine(model, tokenizer, rows=config.rows)
         ghosts, cut = ghost_attention(run, engine, config) if config.personas else ([], 0)

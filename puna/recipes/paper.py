@@ -16,6 +16,7 @@ from pathlib import Path
 from puna import config as settings_of
 from puna.console import Board
 from puna.evaluation import report
+from puna.model.lora import LoraConfig
 from puna.recipes import align, compare, evaluate, prepare, pretrain, results, sft, steps
 from puna.recipes.align import Config as AlignConfig
 from puna.recipes.pipeline import Gate, Pipeline
@@ -44,6 +45,8 @@ class Config:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)  # base model
     sft: SFTConfig = field(default_factory=SFTConfig)  # first chat model
     align: AlignConfig = field(default_factory=AlignConfig)  # V1 ... Vn
+    # adapters of every fine-tuning that asks for none of its own; rank=0: every weight is trained
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 def main(config: Config) -> None:
@@ -80,6 +83,7 @@ def versions(config: Config) -> AlignConfig:
         world=config.prepare.world,
         gates=config.gates.stop,
         seed=steps.derive(config.seed, "align"),
+        lora=config.align.lora if config.align.lora.rank else config.lora,
     )
 
 
@@ -102,6 +106,7 @@ def foundation(pipeline: Pipeline, config: Config, within: AlignConfig) -> Path:
     pipeline.stage("pretrain", pretrain.main, base, key, [gate])
     chat = replace(
         config.sft,
+        lora=config.sft.lora if config.sft.lora.rank else config.lora,
         run=run / "sft",
         model=base.run / "checkpoint",
         dialogs=(data.run / "dialogs.jsonl",),

@@ -21,8 +21,9 @@ from torch import Tensor
 from puna.data.batches import by_length, pad
 from puna.engine.engine import Engine
 from puna.errors import InputError
-from puna.model import checkpoint
+from puna.model import adapters, checkpoint, lora
 from puna.model.heads import ValueModel
+from puna.model.lora import LoraConfig
 from puna.model.transformer import Transformer
 from puna.numerics import losses, rewards
 from puna.numerics.optim import OptimConfig
@@ -69,6 +70,7 @@ class Config:
         default_factory=lambda: OptimConfig(lr=5e-5, warmup=0)
     )  # policy: AdamW, constant rate (paper: lr 1e-6, decay 0.1, clip 1.0)
     critic_lr: float = 3e-4  # constant rate of the critic (paper: not stated)
+    lora: LoraConfig = field(default_factory=LoraConfig)  # adapters; rank=0: train every weight
 
 
 @dataclass(frozen=True)
@@ -107,17 +109,20 @@ def main(config: Config) -> dict:
         return run.figures
     if config.steps == 0:
         raise InputError("steps=0: expected 1 or more iterations")
-    policy, tokenizer = checkpoint.load(config.model)
-    reference, _ = checkpoint.load(config.model)
+    drawn = steps.generator(config.seed, "lora")
+    policy, tokenizer = checkpoint.load_tuned(config.model, config.lora, drawn)
+    reference = lora.share(policy).requires_grad_(False)
     judge = RewardJudge.load(config.helpfulness, config.safety, config.safety_threshold)
-    critic = ValueModel(
-        checkpoint.load_reward(config.helpfulness)[0].transformer,
-        steps.generator(config.seed, "critic"),
-    )
+    critic = critic_of(judge, config)
     actor = steps.Learner(policy, config.optim)
     evaluator = steps.Learner(critic, replace(config.optim, lr=config.critic_lr))
     prompts = read_dialogs(config.prompts)
     held_out = read_dialogs(config.held_out)[: config.eval_prompts]
+    room = steps.cache_of(
+        [*prompts, *held_out], tokenizer, config.max_tokens, config.rows, policy.args.max_seq_len
+    )
+    beside = (reference, critic, judge.helpfulness, judge.safety)
+    steps.announce_memory(policy, beside, trained=2, trained_heads=1, cache=room)
     engine = Engine(policy, tokenizer, rows=config.rows)
     modules = {"policy": policy, "critic": critic}
     optimizers = {"policy": actor.optimizer, "critic": evaluator.optimizer}
@@ -179,6 +184,18 @@ def main(config: Config) -> dict:
         last_step=step + 1,
         kl=numbers["kl"],
     )
+
+
+def critic_of(judge: RewardJudge, config: Config) -> ValueModel:
+    """A critic that starts from the helpfulness reward model; with adapters, on its trunk."""
+    start = judge.helpfulness.transformer
+    if config.lora.rank and lora.config_of(start) is None:  # a reward model that is whole
+        drawn = steps.generator(config.seed, "critic lora")
+        trunk = adapters.adopt(config.helpfulness, start)
+        start = lora.attach(lora.share(trunk.model), config.lora, drawn, trunk)
+    else:
+        start = lora.share(start)
+    return ValueModel(start, steps.generator(config.seed, "critic"))
 
 
 def draw(prompts: Sequence[Dialog], count: int, seed: int, step: int) -> list[Dialog]:

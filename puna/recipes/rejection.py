@@ -21,6 +21,7 @@ from msgspec import Meta
 from puna.engine.engine import Engine
 from puna.evaluation import compare
 from puna.model import checkpoint
+from puna.model.lora import LoraConfig
 from puna.recipes import steps
 from puna.recipes.judges import RewardJudge
 from puna.recipes.sft import Tuning, fine_tune
@@ -57,6 +58,7 @@ class Config:
     rows: int = 128  # answers generated at once
     seed: int = 0  # choice of prompts, samples, order
     tuning: Tuning = field(default_factory=Tuning)  # optimisation (paper: similar to SFT)
+    lora: LoraConfig = field(default_factory=LoraConfig)  # adapters; rank=0: train every weight
 
 
 def main(config: Config) -> dict:
@@ -71,7 +73,8 @@ def main(config: Config) -> dict:
     pool = [run.folder / "samples.jsonl", *config.earlier, *config.dialogs]
     dialogs = [dialog for path in pool for dialog in read_dialogs(path)]
     held_out = read_dialogs(config.held_out) if config.held_out else []
-    base, _ = checkpoint.load(config.base)
+    drawn = steps.generator(config.seed, "lora")
+    base, _ = checkpoint.load_tuned(config.base, config.lora, drawn)
     tuned = fine_tune(run, base, tokenizer, dialogs, held_out, config.tuning, config.seed)
     return run.finish(**figures, **tuned)
 
@@ -87,6 +90,10 @@ def sample(run: Run, config: Config) -> dict:
     prompts = read_dialogs(config.prompts)
     order = torch.randperm(len(prompts), generator=steps.generator(config.seed, "prompts")).tolist()
     prompts = [prompts[i] for i in order[: config.prompt_count or len(order)]]
+    room = steps.cache_of(
+        prompts, tokenizer, config.max_tokens, config.rows, model.args.max_seq_len
+    )
+    steps.announce_memory(model, (judge.helpfulness, judge.safety), trained=0, cache=room)
     swept = {
         t: rewards_of(run, engine, judge, tokenizer, prompts[: config.sweep_prompts], config, t)[1]
         for t in config.temperatures

@@ -26,6 +26,7 @@ from puna.data.batches import by_length, fork, forked_length
 from puna.evaluation import floor, preference
 from puna.model import checkpoint
 from puna.model.heads import RewardModel
+from puna.model.lora import LoraConfig
 from puna.numerics import losses, optim, rewards
 from puna.numerics.optim import OptimConfig
 from puna.recipes import steps
@@ -62,6 +63,7 @@ class Config:
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=3e-4, warmup=5)
     )  # AdamW, cosine to 10 % (paper: lr 1e-5, 5e-6 for 70B; warmup 3 %, at least 5 steps)
+    lora: LoraConfig = field(default_factory=LoraConfig)  # adapters; rank=0: train every weight
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,10 @@ def main(config: Config) -> dict:
     run = Run.start(config.run, config)
     if run.done:
         return run.figures
-    trunk, tokenizer = checkpoint.load(config.model)
+    drawn = steps.generator(config.seed, "lora")
+    trunk, tokenizer = checkpoint.load_tuned(config.model, config.lora, drawn)
     model = RewardModel(trunk, steps.generator(config.seed, "head"))
+    steps.announce_memory(trunk, trained_heads=1)
     learner = steps.Learner(model, config.optim)
     preferences, labels = mixture(config), [x for path in config.labels for x in read_labels(path)]
     examples, cut = encode_examples(preferences, labels, tokenizer, config, trunk.args.max_seq_len)

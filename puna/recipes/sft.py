@@ -16,6 +16,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from puna.model import checkpoint
+from puna.model.lora import LoraConfig
 from puna.model.transformer import Transformer
 from puna.numerics import optim
 from puna.numerics.optim import OptimConfig
@@ -52,13 +53,15 @@ class Config:
     held_out: Path | None = None  # dialogues for the held-out loss
     seed: int = 0  # order of the dialogues
     tuning: Tuning = field(default_factory=Tuning)  # optimisation
+    lora: LoraConfig = field(default_factory=LoraConfig)  # adapters; rank=0: train every weight
 
 
 def main(config: Config) -> dict:
     run = Run.start(config.run, config)
     if run.done:
         return run.figures
-    model, tokenizer = checkpoint.load(config.model)
+    drawn = steps.generator(config.seed, "lora")
+    model, tokenizer = checkpoint.load_tuned(config.model, config.lora, drawn)
     dialogs = [dialog for path in config.dialogs for dialog in read_dialogs(path)]
     held_out = read_dialogs(config.held_out) if config.held_out else []
     figures = fine_tune(run, model, tokenizer, dialogs, held_out, config.tuning, config.seed)
@@ -83,6 +86,7 @@ def fine_tune(
     flags = [bool(dialog.tags.get("last_only")) for dialog in dialogs]
     examples, left_out = steps.encode_all(dialogs, tokenizer, tuning.seq_len, flags)
     packed = steps.Packed(examples, tuning.batch_size, tuning.seq_len, tuning.epochs, seed)
+    steps.announce_memory(model)
     learner = steps.Learner(model, tuning.optim)
     modules, optimizers = {"model": model}, {"model": learner.optimizer}
     start, _ = checkpoint.load_state(run.folder, modules, optimizers) or (0, {})

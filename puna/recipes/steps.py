@@ -11,8 +11,11 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from puna import console
 from puna.data.batches import Batch, Encoded, Forked, by_length, fork, forked_length, pack, stack
+from puna.engine.slots import round_up
 from puna.errors import InputError
+from puna.model import lora, memory
 from puna.model.heads import RewardModel
 from puna.model.transformer import Transformer
 from puna.numerics import losses, optim
@@ -258,6 +261,47 @@ def check_context(name: str, tokens: int, context: int) -> None:
     """InputError if a setting asks for rows that are longer than the model's context."""
     if tokens > context:
         raise InputError(f"{name}={tokens}: expected at most the model's context, {context} tokens")
+
+
+def announce_memory(
+    model: Transformer,
+    beside: Sequence[nn.Module] = (),
+    *,
+    trained: int = 1,
+    trained_heads: int = 0,
+    cache: tuple[int, int] = (0, 0),
+) -> None:
+    """One line on the memory of a model with adapters and the models beside it; else nothing.
+
+    cache: answers generated at once, and the tokens of the longest (see `cache_of`).
+    """
+    config, trunk = lora.config_of(model), lora.trunk_of(model)
+    if config is None:
+        return
+    sharing = [m for m in beside if trunk is not None and lora.trunk_of(m) is trunk]
+    counted = {id(p) for m in (model, *sharing) for p in m.parameters()}
+    strange = {id(p): p for m in beside if m not in sharing for p in m.parameters()}
+    found = memory.plan(
+        model.args,
+        config,
+        models=1 + len(sharing),
+        trained=trained,
+        heads=sum(not isinstance(m, Transformer) for m in sharing),
+        trained_heads=trained_heads,
+        rows=cache[0],
+        length=cache[1],
+        others=sum(p.nbytes for key, p in strange.items() if key not in counted),
+        dtype=model.tok_embeddings.weight.dtype,
+    )
+    console.current().note(found.line())
+
+
+def cache_of(
+    prompts: Sequence[Dialog], tokenizer: Tokenizer, max_tokens: int, rows: int, context: int
+) -> tuple[int, int]:
+    """The rows and columns of the engine's cache for answers to these prompts."""
+    longest = max(len(encode_prompt(prompt, tokenizer)) for prompt in prompts)
+    return rows, round_up(min(longest + max_tokens, context))
 
 
 def every(step: int, interval: int, total: int) -> bool:
