@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,7 @@ def words(format):
     return bytes_of
 
 
+@cache
 def trained(format):
     """A small tokenizer with the special tokens of a format, made by the library alone."""
     fast = tokenizers.Tokenizer(models.BPE())

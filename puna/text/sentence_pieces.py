@@ -290,10 +290,7 @@ def _piece(value: protobuf.Value) -> Piece:
 
 
 def _check_names(path: Path, pieces: Sequence[Piece]) -> None:
-    """InputError on a name that stands twice, on control tokens named like words, missing bytes."""
-    [(name, times)] = Counter(piece.text for piece in pieces).most_common(1)
-    if times > 1:
-        raise InputError(f"{path}: the piece {name!r} stands {times} times, expected once")
+    """InputError on control tokens named like words, missing bytes, a name that stands twice."""
     for token, piece in enumerate(pieces):
         if piece.kind in (Kind.CONTROL, Kind.UNKNOWN) and not _NAMED.fullmatch(piece.text):
             raise InputError(
@@ -305,6 +302,9 @@ def _check_names(path: Path, pieces: Sequence[Piece]) -> None:
         raise InputError(f"{path}: the byte {min(found - wanted)!r} is none of <0x00> to <0xFF>")
     if 0 < len(found) < 256:
         raise InputError(f"{path}: the byte {min(wanted - found)} is missing")
+    [(name, times)] = Counter(piece.text for piece in pieces).most_common(1)
+    if times > 1:
+        raise InputError(f"{path}: the piece {name!r} stands {times} times, expected once")
 
 
 def _width(piece: str | int | None) -> int:
