@@ -148,7 +148,12 @@ def padding(size: int, alignment: int = ALIGNMENT) -> int:
 
 
 def _text(text: str) -> bytes:
-    encoded = text.encode()
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{_shown(text)} has half a UTF-16 surrogate pair, which is not text"
+        ) from None
     return struct.pack("<Q", len(encoded)) + encoded
 
 
