@@ -72,9 +72,7 @@ def main(config: Config) -> dict:
         train, held_out = documents(config, ledger)
         advance(3)
         texts = [document.text for document in train]
-        tokenizer = train_tokenizer(
-            texts, run.folder / "tokenizer.model", config.vocab_size, TAGS
-        )
+        tokenizer = train_tokenizer(texts, run.folder / "tokenizer.model", config.vocab_size, TAGS)
         advance(1)
         tokens = {
             part: write_tokens(run.folder / "tokens" / part, of, tokenizer, config)
@@ -136,9 +134,7 @@ def as_document(record, source: str) -> Document:
 def write_tokens(folder: Path, of: Sequence[Document], tokenizer: Tokenizer, config: Config) -> int:
     """Each document as BOS, its tokens, EOS, into the shards of `folder`; how many tokens."""
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    ids = (
-        [*begin, *row, tokenizer.eos_id] for row in tokenizer.encode_batch([d.text for d in of])
-    )
+    ids = ([*begin, *row, tokenizer.eos_id] for row in tokenizer.encode_batch([d.text for d in of]))
     return shards.write_shards(
         folder, ids, tokenizer.vocab_size, tokenizer.sha256, config.shard_tokens
     )
