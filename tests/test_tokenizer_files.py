@@ -80,6 +80,8 @@ def test_the_space_put_first_can_be_switched_off_by_gguf_only(tiny_tokenizer):
     [
         ("scores", [0.0], "scores: 384 numbers were expected"),
         ("scores", ["a"] * 384, "scores: 384 numbers were expected"),
+        ("scores", [float("nan")] * 384, "has the score nan"),
+        ("scores", [1e300] * 384, "does not fit into four bytes"),
         ("token_type", [9] * 384, "is of type 9"),
         ("token_type", [1] * 384, "the first three pieces are of types"),
         ("tokens", ["a"] * 384, "the control token 0 is named 'a'"),

@@ -1,1 +1,1 @@
-"""The nouns and the words: dialogs, preferences, tokenizer, chat format, completions. No torch."""
+"""The nouns and the words: dialogs, preferences, tokenizers, prompts, completions. No torch."""

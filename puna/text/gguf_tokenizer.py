@@ -46,15 +46,25 @@ def _pieces(meta: Mapping[str, Any]) -> list[Piece]:
     scores = _list(meta, "scores")
     if len(scores) != len(texts) or not all(isinstance(score, float) for score in scores):
         raise InputError(f"tokenizer.ggml.scores: {len(texts)} numbers were expected")
-    for text, kind in zip(texts, kinds, strict=True):
+    kinds = _used(kinds)
+    for text, kind in zip(texts, kinds, strict=False):
         if kind not in _KINDS:
             raise InputError(f"tokenizer.ggml.token_type: {text!r} is of type {kind}")
-    return [Piece(*row) for row in zip(texts, scores, kinds, strict=True)]
+    return [Piece(*row) for row in zip(texts, scores, kinds, strict=False)]
+
+
+def _used(kinds: list[int]) -> list[int]:
+    """The types of tokens without the unused ones at the end, which pad to the model's size."""
+    end = len(kinds)
+    while end and kinds[end - 1] == Kind.UNUSED:
+        end -= 1
+    return kinds[:end]
 
 
 def _parts(meta: Mapping[str, Any]) -> Parts:
     texts = _texts(meta, "tokens")
-    kinds = _numbers(meta, "token_type", len(texts))
+    kinds = _used(_numbers(meta, "token_type", len(texts)))
+    texts = texts[: len(kinds)]
     rule = str(meta.get("tokenizer.ggml.pre", "default"))
     rule = _OTHER_NAMES.get(rule, rule)
     if rule not in WORDS:

@@ -46,7 +46,10 @@ def field(number: int, value: int | bool | float | bytes) -> bytes:
     if isinstance(value, bytes):
         return _packed(number << 3 | _COUNTED) + _packed(len(value)) + value
     if isinstance(value, float):
-        return _packed(number << 3 | _FOUR) + struct.pack("<f", value)
+        try:
+            return _packed(number << 3 | _FOUR) + struct.pack("<f", value)
+        except OverflowError:
+            raise InputError(f"the number {value} does not fit into four bytes") from None
     return _packed(number << 3 | _VARINT) + _packed(value)
 
 

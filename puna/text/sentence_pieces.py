@@ -5,6 +5,7 @@ digits, characters outside the vocabulary spelled as UTF-8 bytes. There is no pa
 tags of the chat format are ordinary text (`puna.text.template`).
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -283,6 +284,8 @@ def _piece(value: protobuf.Value) -> Piece:
     text, score, kind = found.get(1, b""), found.get(2, bytes(4)), found.get(3, Kind.NORMAL)
     if not isinstance(text, bytes) or not isinstance(score, bytes) or len(score) != 4:
         raise InputError("a piece without text and score")
+    if not math.isfinite(protobuf.single(score)):
+        raise InputError(f"the piece {text!r} has the score {protobuf.single(score)}")
     try:
         return Piece(text.decode(), protobuf.single(score), int(kind))
     except (UnicodeDecodeError, ValueError):
