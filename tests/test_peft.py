@@ -13,7 +13,8 @@ from torch import Tensor
 from puna.errors import InputError
 from puna.model import lora
 from puna.model.lora import LoraConfig
-from puna.model.peft import FILES, MOST_BYTES, halves, pairs, read_peft, write_peft
+from puna.model.peft import FILES, halves, pairs, read_peft, write_peft
+from puna.model.settings import MOST_BYTES
 from puna.model.transformer import ModelArgs, Transformer
 from tests.models import generator, normal
 
@@ -288,7 +289,7 @@ def test_settings_that_are_no_object_are_refused(folder, content):
 
 def test_settings_of_a_megabyte_are_not_read(folder):
     (folder / FILES[0]).write_text(" " * (MOST_BYTES + 1))
-    with pytest.raises(InputError, match=rf"has {MOST_BYTES + 1} bytes, at most {MOST_BYTES}"):
+    with pytest.raises(InputError, match=rf"has {MOST_BYTES + 1} bytes, .* at most {MOST_BYTES}"):
         read_peft(folder, ARGS)
 
 

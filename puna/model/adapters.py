@@ -4,9 +4,10 @@
     head.safetensors                                 head of a reward or value model
     params.json, the tokenizer, manifest.json        as in any checkpoint
 
-The manifest's "base" says where the trunk is (`folder`: relative to the checkpoint, `path`: as it
-was), the SHA-256 of its weights, and how it is held in memory (`stored`: none, int8, nf4). A trunk
-is read once in a process and shared by every model that is loaded on it.
+The manifest's "base" says where the trunk is (`folder`: relative to the checkpoint; `path`: its
+whole path, or its name such as smollm2), the SHA-256 of its weights, and how it is held in memory
+(`stored`: none, int8, nf4). A trunk is read once in a process and shared by every model that is
+loaded on it. It may be a model in any format that `puna.model.places` knows.
 """
 
 import functools
@@ -25,6 +26,7 @@ from torch import nn
 from puna.errors import InputError
 from puna.model import folders, lora, peft
 from puna.model.lora import LoraConfig, Trunk
+from puna.model.quantised import KINDS
 from puna.model.tensors import read_tensors, refuse_differences
 from puna.model.transformer import ModelArgs, Transformer
 from puna.text.files import sha256
@@ -32,7 +34,9 @@ from puna.text.tokenizer import Tokenizer
 
 HEAD = "head.safetensors"
 WEIGHTS = "model.safetensors"
+ENDINGS = (".safetensors", ".pth", ".gguf")  # of files of weights
 Loader = Callable[[Path], tuple[Transformer, Tokenizer]]  # `checkpoint.load`
+Locate = Callable[[Path], Path]  # `places.locate`: the path of a model that is given by name
 
 _trunks: WeakValueDictionary[tuple[Path, str, str], Trunk] = WeakValueDictionary()
 
@@ -49,11 +53,11 @@ def files(record: Mapping[str, Any]) -> tuple[str, ...]:
     return (*peft.FILES, *head, "params.json")
 
 
-def trunk(place: Path, stored: str, load: Loader) -> Trunk:
-    """The frozen model of a checkpoint, shared: read once in a process as long as it is used.
+def trunk(place: Path, stored: str, load: Loader, name: str = "") -> Trunk:
+    """The frozen model at a path, shared: read once in a process as long as it is used.
 
-    stored: how its matrices are held (none, int8, nf4). InputError as in `load`, or if the
-    checkpoint holds an adapter itself.
+    stored: how its matrices are held (none, int8, nf4); name: what the user calls it, if that is
+    no path. InputError as in `load`, or if it is an adapter itself.
     """
     if holds(place):
         raise InputError(f"{place}: holds an adapter, a base model was expected")
@@ -63,7 +67,8 @@ def trunk(place: Path, stored: str, load: Loader) -> Trunk:
         with torch.inference_mode(False):
             model, tokenizer = load(place)
             config = LoraConfig(base=stored)  # type: ignore[arg-type]
-            found = Trunk(place, key[1], lora.freeze(model, config.base), tokenizer)
+            frozen = lora.freeze(model, config.base)
+            found = Trunk(place, key[1], frozen, tokenizer, name)
         _trunks[key] = found
     return found
 
@@ -74,32 +79,32 @@ def adopt(place: Path, model: Transformer) -> Trunk:
 
 
 def fingerprint(place: Path) -> str:
-    """The SHA-256 of a base's weights: as its manifest has it, or of the file itself.
+    """The SHA-256 of a base's weights: as the manifest of a checkpoint has it, or of the file.
 
-    A folder of weights in several files without a manifest: of their names and hashes. InputError
-    if nothing is there.
+    Weights in several files: of their names and hashes. InputError if nothing is there.
     """
     here = folders.current(place)
-    if (here / folders.MANIFEST).is_file():
+    if here.is_file():
+        return _file_hash(here)
+    if (here / folders.MANIFEST).is_file() and folders.manifest(here).get("kind") == "transformer":
         record = folders.manifest(here)["files"].get(WEIGHTS)
         if not isinstance(record, dict) or not isinstance(record.get("sha256"), str):
             raise InputError(f"{here / folders.MANIFEST}: does not list {WEIGHTS}")
         return record["sha256"]
-    if here.is_file():
-        return _file_hash(here)
-    weights = (".safetensors", ".pth", ".gguf", ".bin")
-    found = sorted(p for p in here.glob("*") if p.suffix in weights)
+    found = sorted(path for path in here.glob("*") if path.suffix in ENDINGS)
     if not found:
         raise InputError(f"{place}: there is no model here")
+    if len(found) == 1:
+        return _file_hash(found[0])
     hashes = [f"{path.name} {_file_hash(path)}" for path in found]
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def fresh(
-    place: Path, config: LoraConfig, generator: torch.Generator, load: Loader
+    place: Path, config: LoraConfig, generator: torch.Generator, load: Loader, name: str = ""
 ) -> tuple[Transformer, Tokenizer]:
-    """New adapters on the shared trunk of a checkpoint; errors as in `trunk`."""
-    base = trunk(place, config.base, load)
+    """New adapters on the shared trunk of a model; arguments and errors as in `trunk`."""
+    base = trunk(place, config.base, load, name)
     model = lora.attach(lora.share(base.model), config, generator, base)
     return model, base.tokenizer
 
@@ -126,47 +131,64 @@ def write(place: Path, target: Path, model: nn.Module, transformer: Transformer)
     assert config is not None
     if base is None:
         raise InputError(f"{target}: the adapter's base came from no checkpoint; merge it to save")
-    path = Path(os.path.abspath(base.place))
-    peft.write_peft(place, transformer, str(path))
+    path = os.path.abspath(base.place)
+    peft.write_peft(place, transformer, base.name or path)
     if head := head_tensors(model):
         save_file({n: t.detach().cpu().contiguous() for n, t in head.items()}, place / HEAD)
     relative = os.path.relpath(path, os.path.abspath(target))
-    record = {"folder": relative, "path": str(path), "sha256": base.sha256, "stored": config.base}
+    said = base.name or path
+    record = {"folder": relative, "path": said, "sha256": base.sha256, "stored": config.base}
     return {"base": record}
 
 
-def read(folder: Path, record: Mapping[str, Any], args: ModelArgs, load: Loader) -> Transformer:
+def read(
+    folder: Path, record: Mapping[str, Any], args: ModelArgs, load: Loader, locate: Locate
+) -> Transformer:
     """The transformer of an adapter's checkpoint, on the shared trunk.
 
     InputError: the base is missing, has other weights or another shape, or the adapter's files are
     refused (`peft.read_peft`).
     """
-    said = record["base"]
-    names = ("folder", "path", "sha256", "stored")
-    if not isinstance(said, dict) or not all(isinstance(said.get(name), str) for name in names):
-        raise InputError(f"{folder / folders.MANIFEST}: base lacks one of {', '.join(names)}")
-    if said["stored"] not in ("none", "int8", "nf4"):
-        raise InputError(f"{folder / folders.MANIFEST}: base.stored is {said['stored']!r}")
-    place = find_base(folder, said)
-    base = trunk(place, said["stored"], load)
-    if base.model.args != args:
-        raise InputError(f"{folder / 'params.json'}: differs from the settings of the base {place}")
+    place, said = find_base(folder, record, locate)
+    name = "" if os.path.isabs(said["path"]) else said["path"]
+    base = trunk(place, said["stored"], load, name)
+    refuse_shape(folder, args, base.model.args, place)
     config, tensors = peft.read_peft(folder, args)
-    config = replace(config, base=said["stored"])
+    config = replace(config, base=said["stored"])  # type: ignore[arg-type]
     return lora.load_adapter(lora.share(base.model), tensors, config, base)
 
 
-def find_base(folder: Path, said: Mapping[str, str]) -> Path:
-    """Where the base of an adapter is: beside it as when it was saved, or at its old path."""
-    relative = Path(os.path.normpath(folder / said["folder"]))
-    places = list(dict.fromkeys((relative, Path(said["path"]))))
+def find_base(
+    folder: Path, record: Mapping[str, Any], locate: Locate
+) -> tuple[Path, Mapping[str, str]]:
+    """Where the base of an adapter is, and what the manifest says of it.
+
+    It is beside the adapter as when it was saved, or at its old path, or has a name. InputError: it
+    is missing, or has other weights.
+    """
+    said, manifest = record.get("base"), folder / folders.MANIFEST
+    names = ("folder", "path", "sha256", "stored")
+    if not isinstance(said, dict) or not all(isinstance(said.get(name), str) for name in names):
+        raise InputError(f"{manifest}: base lacks one of {', '.join(names)}")
+    if said["stored"] not in ("none", *KINDS):
+        raise InputError(f"{manifest}: base.stored is {said['stored']!r}")
+    places = [Path(os.path.normpath(folder / said["folder"])), Path(said["path"])]
     there = [place for place in places if folders.current(place).exists()]
+    if not there and not os.path.isabs(said["path"]):
+        there = [locate(Path(said["path"]))]
+    there = [place for place in there if folders.current(place).exists()]
     if not there:
         raise InputError(f"{folder}: its base model {places[0]} is missing")
     for place in there:
         if fingerprint(place) == said["sha256"]:
-            return place
+            return place, said
     raise InputError(f"{folder}: its base model {there[0]} has other weights than it was made for")
+
+
+def refuse_shape(folder: Path, args: ModelArgs, base: ModelArgs, place: Path) -> None:
+    """InputError if the settings beside an adapter are not those of its base."""
+    if base != args:
+        raise InputError(f"{folder / 'params.json'}: differs from the settings of the base {place}")
 
 
 def read_head(folder: Path, model: nn.Module) -> None:

@@ -85,12 +85,14 @@ def load(where: PathLike, dtype: torch.dtype | None = None) -> tuple[Transformer
     """The transformer and tokenizer of a model in any format (`puna.model.places`), on the CPU.
 
     dtype: of the weights; None: the type saved, and float32 for a model that is not a checkpoint of
-    ours, which somebody may want to train. InputError names what differs: a hash, a tensor that is
-    missing, unknown or of another shape, a setting.
+    ours, which somebody may want to train. With a dtype, adapters are merged. InputError names what
+    differs: a hash, a tensor that is missing, unknown or of another shape, a setting.
     """
     path = places.locate(Path(where))
     if places.format_of(path) == "puna":
         model, tokenizer = _load(path, "transformer", lambda transformer: transformer)
+        if dtype and lora.config_of(model):  # others share its trunk: that keeps its type
+            return from_source(places.open_source(path), dtype), tokenizer
         for weight in model.parameters() if dtype else ():
             weight.data = weight.data.to(dtype)
         return model, tokenizer
@@ -124,13 +126,14 @@ def load_tuned(
     InputError as in `load`, or for settings that differ from those of the adapter.
     """
     place = places.locate(Path(folder))
+    name = "" if place == Path(folder) else str(folder)  # smollm2, hf:owner/name
     if adapters.holds(place):
         model, tokenizer = load(place)
         found = lora.config_of(model)
         assert found is not None
         adapters.refuse_other(place, found, config)
         return model, tokenizer
-    return adapters.fresh(place, config, generator, load) if config.rank else load(place)
+    return adapters.fresh(place, config, generator, load, name) if config.rank else load(place)
 
 
 def load_reward(folder: PathLike) -> tuple[RewardModel, Tokenizer]:
@@ -164,7 +167,7 @@ def _load(folder: Path, kind: str, build: Callable[[Transformer], M]) -> tuple[M
             f"the model's vocab_size is {args.vocab_size}"
         )
     if "base" in record:
-        model = build(adapters.read(folder, record, args, load))
+        model = build(adapters.read(folder, record, args, load, places.locate))
         adapters.read_head(folder, model)
         return model, tokenizer
     with torch.device("meta"):  # shapes only: the weights come from the file

@@ -68,6 +68,7 @@ class Trunk:
     sha256: str  # of its weights
     model: Transformer = field(repr=False)
     tokenizer: Any = field(default=None, repr=False)
+    name: str = ""  # what the user calls it, if that is no path (smollm2)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Trunk":
         return self
@@ -108,8 +109,12 @@ class LoraLinear(nn.Module):
         """
         base = self.base
         weight = base.dense(torch.float32) if isinstance(base, QuantLinear) else base.weight
-        added = self.config.scale * (self.lora_b @ self.lora_a)
-        return (weight.float() + added).type_as(weight).detach()
+        return fold(weight, self.lora_a, self.lora_b, self.config.scale).detach()
+
+
+def fold(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """weight + scale * B A, computed in float32, in the weight's type."""
+    return (weight.float() + scale * (b @ a)).type_as(weight)
 
 
 class MergedLinear(nn.Linear):

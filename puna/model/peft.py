@@ -17,13 +17,13 @@ from torch import Tensor
 
 from puna.errors import InputError
 from puna.model.lora import PLACES, LoraConfig, adapter_tensors, config_of
+from puna.model.settings import read_settings
 from puna.model.source import expected_tensors
 from puna.model.tensors import read_tensors
 from puna.model.transformer import ModelArgs, Transformer
-from puna.text.files import PathLike, read_json, write_json
+from puna.text.files import PathLike, write_json
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
-MOST_BYTES = 1 << 20  # of adapter_config.json
 PREFIX = "base_model.model.model.layers."
 THEIRS = {
     "wq": "self_attn.q_proj",
@@ -118,16 +118,21 @@ def read_peft(folder: PathLike, args: ModelArgs) -> tuple[LoraConfig, dict[str, 
     return config, {name: reorder(name, t, args, pairs) for name, t in ours.items()}
 
 
+def base_name(folder: PathLike) -> str:
+    """The base model that an adapter names; empty if it names none. InputError as in `read_peft`.
+
+    A name on the hub has to be written hf:owner/name, so that nothing is downloaded unasked.
+    """
+    name = read_settings(Path(folder) / FILES[0]).get("base_model_name_or_path")
+    return name if isinstance(name, str) else ""
+
+
 def read_config(path: Path, layers: int) -> LoraConfig:
     """The settings in an adapter_config.json for a model of so many layers.
 
     InputError names the setting that cannot be followed.
     """
-    if path.stat().st_size > MOST_BYTES:
-        raise InputError(f"{path}: has {path.stat().st_size} bytes, at most {MOST_BYTES} expected")
-    given = read_json(path)
-    if not isinstance(given, dict):
-        raise InputError(f"{path}: expected a JSON object of settings")
+    given = read_settings(path)
     for key in ("peft_type", "r", "lora_alpha", "target_modules"):
         if key not in given:
             raise InputError(f"{path}: {key} is missing")

@@ -1,7 +1,8 @@
 """Where a model is, and what its files are: Meta's, Hugging Face's, GGUF, or a checkpoint of Puna.
 
 Whatever takes a checkpoint takes the path of any of these, the name `smollm2` (the model in the
-extra puna[smollm2]) and `hf:owner/name`, which is downloaded once.
+extra puna[smollm2]) and `hf:owner/name`, which is downloaded once. A folder in PEFT's format is
+read as the model that its adapter and the base it names are together.
 """
 
 import importlib.util
@@ -11,12 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 from puna.errors import InputError
-from puna.model import folders, gguf, huggingface, meta
+from puna.model import adapters, folders, gguf, huggingface, merged, meta, peft
 from puna.model.safetensors import read_safetensors
 from puna.model.settings import model_args
 from puna.model.source import Source, expected_tensors
 
-Format = Literal["puna", "hf", "meta", "gguf"]
+Format = Literal["puna", "hf", "meta", "gguf", "peft"]
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "tokenizer.*"]
 HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w.-]+))?")
 
@@ -79,6 +80,8 @@ def format_of(path: Path) -> Format:
         return "meta"
     if (folder / folders.MANIFEST).is_file():
         return "puna"
+    if (folder / peft.FILES[0]).is_file():
+        return "peft"
     there = "holds no model" if folder.is_dir() else "does not exist"
     raise InputError(
         f"{path}: {there}; a checkpoint folder, a Hugging Face folder, Meta's consolidated.*.pth, "
@@ -120,9 +123,16 @@ def open_puna(folder: Path) -> Source:
     kind = folders.manifest(folder).get("kind")
     if kind != "transformer":
         raise InputError(f"{folder}: holds a {kind} model, a transformer model was expected")
+    if adapters.holds(folder):
+        return merged.open_adapter(folder, locate, open_source)
     tokenizer = huggingface.tokenizer_in(folder)
     args = model_args(folder / "params.json")
     return Source(args, read_safetensors(folder / "model.safetensors"), tokenizer, {"from": "puna"})
+
+
+def open_peft(folder: Path) -> Source:
+    """An adapter in PEFT's format, merged into the base that it names."""
+    return merged.open_peft(folder, locate, open_source)
 
 
 READERS: dict[Format, Callable[[Path], Source]] = {
@@ -130,4 +140,5 @@ READERS: dict[Format, Callable[[Path], Source]] = {
     "hf": huggingface.open_folder,
     "meta": meta.open_meta,
     "gguf": gguf.open_gguf,
+    "peft": open_peft,
 }
