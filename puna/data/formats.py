@@ -239,11 +239,16 @@ def split_by_prompt(records: Iterable[J], share: float, seed: int) -> tuple[list
     Raises:
         InputError: the share is not in [0, 1].
     """
-    if not 0.0 <= share <= 1.0:
-        raise InputError(f"share: {share}, expected a share in [0, 1]")
     sides: tuple[list[J], list[J]] = ([], [])
     for record in records:
-        text = f"{seed}\x1e{prompt_key(record)}".encode("utf-8", "replace")
-        draw = int.from_bytes(blake2b(text, digest_size=8).digest(), "big") / 2.0**64
-        sides[draw < share].append(record)
+        sides[is_held_out(record, share, seed)].append(record)
     return sides
+
+
+def is_held_out(record: Dialog | Preference | Label, share: float, seed: int) -> bool:
+    """The side of one record in `split_by_prompt`; errors as there."""
+    if not 0.0 <= share <= 1.0:
+        raise InputError(f"share: {share}, expected a share in [0, 1]")
+    text = f"{seed}\x1e{prompt_key(record)}".encode("utf-8", "replace")
+    draw = int.from_bytes(blake2b(text, digest_size=8).digest(), "big") / 2.0**64
+    return draw < share

@@ -34,6 +34,8 @@ _ROLES: dict[str, Role] = {
     **dict.fromkeys(("assistant", "gpt", "agent", "bot", "model", "chatbot"), "assistant"),
     "system": "system",
 }
+# An API's opaque id: its beginning tells it from others, the rest only fills a small model's context.
+_OPAQUE = re.compile(r"\b([0-9a-f]{4})[0-9a-f]{28}\b")
 _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 
 
@@ -295,7 +297,9 @@ def _listing(value: Any) -> str:
 def _nested(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{{{_listing(value)}}}"
-    return f"[{_listing(value)}]" if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return f"[{_listing(value)}]"
+    return _OPAQUE.sub(r"\1", str(value))
 
 
 def _shortened(text: str, length: int) -> str:

@@ -12,7 +12,7 @@ The state of a training, from which it goes on as if never stopped, is in `puna.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -20,7 +20,7 @@ from torch import nn
 
 from puna.errors import InputError
 from puna.model import adapters, folders, lora, places
-from puna.model.heads import RewardModel, ValueModel
+from puna.model.heads import Pool, RewardModel, ValueModel
 from puna.model.lora import LoraConfig
 from puna.model.settings import model_args, params
 from puna.model.source import Source
@@ -76,6 +76,8 @@ def save(
         write_json(place / FILES[1], params(trunk.args))
         tokenizer.save(place)
         record = {"prompt_format": tokenizer.format, "meta": dict(meta or {}), **base}
+        if isinstance(model, RewardModel):
+            record["pool"] = model.pool
         folders.seal(place, kind=kind, **record)
 
     folders.commit(Path(folder), write)
@@ -138,7 +140,11 @@ def load_tuned(
 
 def load_reward(folder: PathLike) -> tuple[RewardModel, Tokenizer]:
     """The reward model and tokenizer of a checkpoint folder; errors as in `load`."""
-    return _load(Path(folder), "reward", RewardModel)
+    place = folders.current(Path(folder))
+    pool = folders.manifest(place).get("pool", "last")
+    if pool not in get_args(Pool):
+        raise InputError(f"{place / folders.MANIFEST}: pool is {pool!r}, expected {get_args(Pool)}")
+    return _load(place, "reward", lambda transformer: RewardModel(transformer, pool=pool))
 
 
 def load_value(folder: PathLike) -> tuple[ValueModel, Tokenizer]:

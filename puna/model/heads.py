@@ -1,6 +1,7 @@
 """Reward and value models: a transformer with one number as its output (section 3.2.2)."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -8,20 +9,29 @@ from torch.nn import functional as F
 
 from puna.model.transformer import Transformer
 
+Pool = Literal["last", "last+max"]
+
 
 class RewardModel(nn.Module):
     """A dialog and its answer to one score, read from the hidden state of the last token.
 
     The score is the value before the sigmoid; sigmoid(score) is the probability of the paper's
-    thresholds. With a generator the head is drawn from it (normal, mean 0, standard deviation 1 /
+    thresholds. pool: what the head reads; "last": the last token's hidden state; "last+max": that
+    plus the largest value of each feature over all tokens that the last one sees, so that a word
+    far back is not lost in a small model. With a generator the head is drawn from it (normal, mean 0, standard deviation 1 /
     sqrt(dim + 1), bias 0); without one it is zero, to be loaded. The transformer is used as it is,
     not copied; its output projection is kept but not used. The paper leaves pooling and
     initialisation open; the latter is that of Stiennon et al. 2020.
     """
 
-    def __init__(self, transformer: Transformer, generator: torch.Generator | None = None):
+    def __init__(
+        self,
+        transformer: Transformer,
+        generator: torch.Generator | None = None,
+        pool: Pool = "last",
+    ):
         super().__init__()
-        self.transformer = transformer
+        self.transformer, self.pool = transformer, pool
         self.head = scalar_head(transformer, generator, bias=True)
 
     def forward(
@@ -52,7 +62,22 @@ class RewardModel(nn.Module):
     ) -> Tensor:
         """Scores [N] read at (row, place) of tokens [B, T]: several sequences may share a row."""
         hidden = self.transformer.hidden(tokens, positions, mask)  # [B, T, dim]
-        return scalar(self.head, hidden[row, place])
+        found = hidden[row, place]
+        if self.pool == "last+max":
+            found = found + peaks(hidden, row, place, mask)
+        return scalar(self.head, found)
+
+
+def peaks(hidden: Tensor, row: Tensor, place: Tensor, mask: Tensor | None) -> Tensor:
+    """Each feature's largest value over what the token at (row, place) sees, [N, dim].
+
+    hidden [B, T, dim]; mask bool [B, 1, T, T], or None: everything up to the token.
+    """
+    if mask is None:
+        seen = torch.arange(hidden.shape[1], device=hidden.device) <= place[:, None]
+    else:
+        seen = mask.expand(hidden.shape[0], 1, -1, -1)[row, 0, place]  # [N, T]
+    return hidden[row].masked_fill(~seen[:, :, None], -math.inf).amax(dim=1)
 
 
 class ValueModel(nn.Module):

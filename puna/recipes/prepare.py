@@ -105,6 +105,7 @@ def documents(config: Config, ledger: Ledger) -> tuple[list[Document], list[Docu
             as_document(record, str(path))
             for path in config.corpus
             for record in formats.read_any(config.data / path, ledger)
+            if not tested_on(record, config)
         )
     elif judges.world_of(config.world):
         found = cafe_documents.documents(rng, config.documents)
@@ -121,11 +122,23 @@ def documents(config: Config, ledger: Ledger) -> tuple[list[Document], list[Docu
     return corpus.mix(kept[count:], None, rng, ledger), kept[:count]
 
 
+def tested_on(record, config: Config) -> bool:
+    """Whether a record of the corpus is a judgement that is held out for testing."""
+    judged = isinstance(record, Label | Preference)
+    return judged and formats.is_held_out(record, config.judged_held_out, config.seed)
+
+
 def as_document(record, source: str) -> Document:
-    """A record of any kind as text to pretrain on; a dialogue becomes a transcript."""
+    """A record of any kind as text to pretrain on; a dialogue becomes a transcript.
+
+    A labelled answer, good or bad, belongs to it; a comparison gives its prompt only.
+    """
     if isinstance(record, Document):
         return record
-    dialog = record if isinstance(record, Dialog) else record.dialog
+    if isinstance(record, Label):
+        dialog = record.dialog.with_answer(record.completion)
+    else:
+        dialog = record if isinstance(record, Dialog) else record.dialog
     lines = [f"{message.role.capitalize()}: {message.content}" for message in dialog.messages]
     site = f"{source}#{dialog.id}"  # every dialogue is its own
     return Document("\n".join(lines), source, site)

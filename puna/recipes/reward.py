@@ -54,6 +54,8 @@ class Config:
     margin: Literal["none", "small", "large"] = "small"
     # of the auxiliary safety loss, on pairs with a safety bin (paper: weight not stated)
     safety_weight: float = 1.0
+    # what the head reads: the last token, or also each feature's peak (paper: not stated)
+    pool: Literal["last", "last+max"] = "last"
     epochs: Annotated[int, Meta(ge=1)] = 1  # passes over the data (paper: 1, longer over-fits)
     batch_size: Annotated[int, Meta(ge=1)] = 64  # comparisons in one optimiser step (paper: 512)
     micro_tokens: int = 6144  # tokens of padded answers in one forward pass
@@ -86,7 +88,7 @@ def main(config: Config) -> dict:
         return run.figures
     drawn = steps.generator(config.seed, "lora")
     trunk, tokenizer = checkpoint.load_tuned(config.model, config.lora, drawn)
-    model = RewardModel(trunk, steps.generator(config.seed, "head"))
+    model = RewardModel(trunk, steps.generator(config.seed, "head"), config.pool)
     steps.announce_memory(trunk, trained_heads=1)
     learner = steps.Learner(model, config.optim)
     preferences, labels = mixture(config), [x for path in config.labels for x in read_labels(path)]
