@@ -73,11 +73,11 @@ def test_half_precision_weights_keep_their_type(tmp_path, tiny_tokenizer):
 
 
 def test_a_reward_model_comes_back_with_its_head(tmp_path, tiny_tokenizer):
-    model = RewardModel(new_model(), generator(7))
+    model = RewardModel(new_model(), generator(7), "last+max")
     model.head.bias.data.fill_(0.5)
     checkpoint.save(tmp_path / "reward", model, tiny_tokenizer)
     loaded, _ = checkpoint.load_reward(tmp_path / "reward")
-    assert same(loaded, model)
+    assert same(loaded, model) and loaded.pool == "last+max"
 
 
 def test_a_value_model_comes_back_with_its_head(tmp_path, tiny_tokenizer):

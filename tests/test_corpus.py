@@ -308,3 +308,40 @@ def test_the_most_factual_source_gets_the_highest_weight_and_none_falls_below_on
     facts = documents_of(["A latte costs $3 and a mocha $4 on Monday."] * 2, "wiki")
     chat = documents_of(["we sat there and talked about the weather all day"] * 2, "blog")
     assert factual_weights(facts + chat) == {"wiki": 2.0, "blog": 1.0}
+
+
+def test_a_corpus_that_names_judgements_leaves_out_those_to_test_on(tmp_path):
+    words = "alpha beta gamma delta epsilon zeta eta theta iota kappa".split()
+    labels = [
+        {"prompt": f"Is {a} {b} open?", "completion": f"{a} {b} is.", "label": a != b}
+        for a in words
+        for b in words
+    ]
+    lines = "\n".join(json.dumps(label) for label in labels)
+    (tmp_path / "labels.jsonl").write_text(lines, encoding="utf-8")
+    talks = [{"messages": [user(f"{a}?"), answered(f"{a}!")]} for a in words * 3]
+    lines = "\n".join(json.dumps(talk) for talk in talks)
+    (tmp_path / "talks.jsonl").write_text(lines, encoding="utf-8")
+    settings = prepare.Config(
+        run=tmp_path / "run",
+        world="none",
+        data=tmp_path,
+        corpus=(Path("labels.jsonl"),),
+        dialogs=(Path("talks.jsonl"),),
+        helpfulness=(Path("labels.jsonl"),),
+        near_duplicate=1.0,
+        held_out=0.3,
+        judged_held_out=0.3,
+        vocab_size=320,
+    )
+    figures = prepare.main(settings)
+    assert figures["labels_helpfulness_held_out"] >= 10
+    assert figures["documents"] == round(0.7 * figures["labels_helpfulness"])
+
+
+def user(text: str) -> dict:
+    return {"role": "user", "content": text}
+
+
+def answered(text: str) -> dict:
+    return {"role": "assistant", "content": text}

@@ -220,6 +220,19 @@ def test_a_long_response_is_shortened(tmp_path):
     assert len(response) == RESPONSE_LENGTH and response.endswith("...")
 
 
+def test_an_opaque_id_keeps_its_first_four_digits(tmp_path):
+    record = {
+        "context": [
+            {"role": "user", "text": "an espresso"},
+            {"role": "api", "response": {"add": {"order_id": "9caad54304794fb894ac5a4ec598b4ef"}}},
+        ],
+        "generation": {"role": "agent", "text": "Here it is."},
+        "reward": 1,
+    }
+    (judged,) = iter_labels(written(tmp_path / "r.jsonl", record))
+    assert judged.completion == "-> order_id=9caa\nHere it is."
+
+
 # --- plain text, JSON lists, Parquet, folders ---
 
 

@@ -197,8 +197,19 @@ def test_a_reward_is_a_line_through_the_last_hidden_state():
     assert scores.tolist() == pytest.approx([x.item() for x in expected], abs=1e-5)
 
 
-def test_a_reward_does_not_see_the_padding_after_the_last_token():
-    model = RewardModel(random_model(), generator(3))
+def test_a_reward_with_peaks_adds_the_largest_value_of_each_feature_up_to_the_last_token():
+    model = RewardModel(random_model(), generator(3), "last+max")
+    batch, last = tokens(2, 8), torch.tensor([3, 7])
+    with torch.no_grad():
+        hidden = model.transformer.hidden(batch).double()
+        read = [hidden[i, t] + hidden[i, : t + 1].max(dim=0).values for i, t in enumerate(last)]
+        expected = [(x * model.head.weight[0]).sum().item() for x in read]
+        assert model(batch, last).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["last", "last+max"])
+def test_a_reward_does_not_see_the_padding_after_the_last_token(pool):
+    model = RewardModel(random_model(), generator(3), pool)
     batch, last = tokens(2, 8), torch.tensor([3, 5])
     padded = torch.cat([batch, tokens(2, 4, seed=9)], dim=1)
     padded[0, 4:] = 0

@@ -246,9 +246,11 @@ def test_acting_at_intervals_and_at_the_end():
     assert [step for step in range(10) if steps.every(step, 0, 10)] == [9]
 
 
-def test_scores_do_not_depend_on_the_batch(tiny_tokenizer):
-    model = RewardModel(small(384), torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("pool", ["last", "last+max"])
+def test_scores_do_not_depend_on_the_batch(tiny_tokenizer, pool):
+    model = RewardModel(small(384), torch.Generator().manual_seed(1), pool)
     dialogs = [user("Tea? " * n).with_answer("Yes. " * (5 - n)) for n in (1, 4, 2, 3)]
+    dialogs += [user("Tea? ").with_answer(text) for text in ("No.", "Yes, and milk.")]  # one row
     together = steps.score(model, tiny_tokenizer, dialogs)
     alone = [steps.score(model, tiny_tokenizer, [dialog], budget=1)[0] for dialog in dialogs]
     assert together == pytest.approx(alone, abs=1e-5)

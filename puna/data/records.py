@@ -34,7 +34,7 @@ _ROLES: dict[str, Role] = {
     **dict.fromkeys(("assistant", "gpt", "agent", "bot", "model", "chatbot"), "assistant"),
     "system": "system",
 }
-# An API's opaque id: its beginning tells it from others, the rest only fills a small model's context.
+# An API's opaque id: its beginning tells it from others, the rest only fills the context.
 _OPAQUE = re.compile(r"\b([0-9a-f]{4})[0-9a-f]{28}\b")
 _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 

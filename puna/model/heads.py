@@ -18,10 +18,10 @@ class RewardModel(nn.Module):
     The score is the value before the sigmoid; sigmoid(score) is the probability of the paper's
     thresholds. pool: what the head reads; "last": the last token's hidden state; "last+max": that
     plus the largest value of each feature over all tokens that the last one sees, so that a word
-    far back is not lost in a small model. With a generator the head is drawn from it (normal, mean 0, standard deviation 1 /
-    sqrt(dim + 1), bias 0); without one it is zero, to be loaded. The transformer is used as it is,
-    not copied; its output projection is kept but not used. The paper leaves pooling and
-    initialisation open; the latter is that of Stiennon et al. 2020.
+    far back is not lost in a small model. With a generator the head is drawn from it (normal, mean
+    0, standard deviation 1 / sqrt(dim + 1), bias 0); without one it is zero, to be loaded. The
+    transformer is used as it is, not copied; its output projection is kept but not used. The paper
+    leaves pooling and initialisation open; the latter is that of Stiennon et al. 2020.
     """
 
     def __init__(
