@@ -286,7 +286,7 @@ def announce_memory(
         config,
         models=1 + len(sharing),
         trained=trained,
-        heads=sum(not isinstance(m, Transformer) for m in sharing),
+        heads=max(trained_heads, sum(not isinstance(m, Transformer) for m in sharing)),
         trained_heads=trained_heads,
         rows=cache[0],
         length=cache[1],
