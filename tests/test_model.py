@@ -275,5 +275,5 @@ def test_parameter_count_is_the_number_of_weights_of_the_built_model(name):
 
 
 def test_an_unknown_preset_lists_the_known_ones():
-    with pytest.raises(InputError, match=r"unknown model size 'llama3', expected one of llama2-7b"):
+    with pytest.raises(InputError, match=r"unknown model size 'llama3', expected one of llama1-7b"):
         preset("llama3")

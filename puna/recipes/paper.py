@@ -40,6 +40,8 @@ class Config:
     run: Path = Path("runs/paper")  # folder of everything
     data: Path = Path(".")  # folder that the files named under [prepare] are relative to
     seed: int = 0  # every stage derives its own seed from it
+    # a model of any format to start from, with its own tokenizer, in the place of pretraining
+    base: str = ""
     gates: Gates = field(default_factory=Gates)  # checks between stages
     prepare: PrepareConfig = field(default_factory=PrepareConfig)  # corpus, tokenizer, dialogues
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)  # base model
@@ -52,7 +54,8 @@ class Config:
 def main(config: Config) -> None:
     within = versions(config)
     align.check(within)
-    names = ["prepare", "pretrain", "sft", "sft/evaluate", *align.plan(within), "compare"]
+    first_stages = ["prepare", *(() if config.base else ("pretrain",)), "sft", "sft/evaluate"]
+    names = [*first_stages, *align.plan(within), "compare"]
     with Board([(name, "") for name in names], title=f"puna paper → {config.run}") as board:
         pipeline = Pipeline(config.run, board, config.gates.stop)
         first = foundation(pipeline, config, within)
@@ -77,7 +80,7 @@ def versions(config: Config) -> AlignConfig:
     return replace(
         config.align,
         run=config.run,
-        base=config.run / "pretrain/checkpoint",
+        base=base_of(config),
         model=config.run / "sft/checkpoint",
         data=config.run / "prepare",
         world=config.prepare.world,
@@ -87,28 +90,29 @@ def versions(config: Config) -> AlignConfig:
     )
 
 
+def base_of(config: Config) -> Path:
+    """The model that every version starts from."""
+    return Path(config.base) if config.base else config.run / "pretrain/checkpoint"
+
+
 def foundation(pipeline: Pipeline, config: Config, within: AlignConfig) -> Path:
     """Corpus, base model, first chat model and its evaluation; returns the evaluation's folder."""
     run, seed = config.run, config.seed
     data = replace(
-        config.prepare, run=run / "prepare", data=config.data, seed=steps.derive(seed, "prepare")
+        config.prepare,
+        run=run / "prepare",
+        data=config.data,
+        tokenizer=config.base,
+        seed=steps.derive(seed, "prepare"),
     )
-    key = "{documents} documents, {tokens} tokens"
-    pipeline.stage("prepare", prepare.main, data, key)
-    base = replace(
-        config.pretrain, run=run / "pretrain", data=data.run, seed=steps.derive(seed, "pretrain")
-    )
-    gate = Gate(
-        lambda f: f["held_out_loss"] < config.gates.pretrain_loss,
-        f"held-out loss {{held_out_loss:.2f}}, at most {config.gates.pretrain_loss} was wanted",
-    )
-    key = "loss {held_out_loss:.2f}, {tokens_per_second:.0f} tokens/s, MFU {mfu:.0%}"
-    pipeline.stage("pretrain", pretrain.main, base, key, [gate])
+    pipeline.stage("prepare", prepare.main, data, "{documents} documents")
+    if not config.base:
+        pretrained(pipeline, config, data.run)
     chat = replace(
         config.sft,
         lora=config.sft.lora if config.sft.lora.rank else config.lora,
         run=run / "sft",
-        model=base.run / "checkpoint",
+        model=base_of(config),
         dialogs=(data.run / "dialogs.jsonl",),
         held_out=data.run / "dialogs_held_out.jsonl",
         seed=steps.derive(seed, "sft"),
@@ -121,6 +125,22 @@ def foundation(pipeline: Pipeline, config: Config, within: AlignConfig) -> Path:
     judged = align.judging(within, within.model, run / "sft/evaluate", None)
     pipeline.stage("sft/evaluate", evaluate.main, judged, align.evaluation_key(within.world))
     return judged.run
+
+
+def pretrained(pipeline: Pipeline, config: Config, data: Path) -> None:
+    """The base model, from the corpus."""
+    settings = replace(
+        config.pretrain,
+        run=config.run / "pretrain",
+        data=data,
+        seed=steps.derive(config.seed, "pretrain"),
+    )
+    gate = Gate(
+        lambda f: f["held_out_loss"] < config.gates.pretrain_loss,
+        f"held-out loss {{held_out_loss:.2f}}, at most {config.gates.pretrain_loss} was wanted",
+    )
+    key = "loss {held_out_loss:.2f}, {tokens_per_second:.0f} tokens/s, MFU {mfu:.0%}"
+    pipeline.stage("pretrain", pretrain.main, settings, key, [gate])
 
 
 def version_name(evaluation: Path, run: Path) -> str:

@@ -16,19 +16,20 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from msgspec import Meta
 
 from puna.data import cafe_dialogs, cafe_documents, corpus, formats, shards
 from puna.data.corpus import Document, Ledger
 from puna.errors import InputError
+from puna.model import places
 from puna.recipes import judges, steps
 from puna.run import Run
 from puna.text.dialog import Dialog, Label, Preference
 from puna.text.files import read_dialogs, write_dialogs, write_json, write_jsonl
 from puna.text.template import TAGS, encode_prompt
-from puna.text.tokenizer import Tokenizer, train_tokenizer
+from puna.text.tokenizer import Tokenizer, open_tokenizer, train_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +55,17 @@ class Config:
     # share of documents with personal data that condemns a site (paper: not stated)
     personal_share: float = 0.3
     vocab_size: int = 1024  # pieces of the tokenizer (paper: 32,000)
+    # a model of any format whose tokenizer is taken; the corpus may then be empty. "": train one
+    tokenizer: str = ""
+    most: int = 0  # given dialogues, and given judgements of each kind, that are kept; 0: all
     shard_tokens: int = 1 << 20  # tokens in one shard file
     prompt_tokens: int = 256  # longest prompt that is kept for sampling, in tokens
     # user turns of a given dialogue that is kept for fine-tuning; longer ones are cut
     max_turns: int = 8
     seed: int = 0  # everything that is drawn
+
+
+T = TypeVar("T")
 
 
 def main(config: Config) -> dict:
@@ -68,16 +75,15 @@ def main(config: Config) -> dict:
     ledger = Ledger()
     with run.track(6, "prepare") as advance:
         none = config.world == "none"  # the user's dialogues come first: a fault in them shows soon
-        counts = given(run.folder, config, ledger) if none else embedded(run.folder, config)
-        train, held_out = documents(config, ledger)
+        counts: dict[str, float] = {}
+        counts |= given(run.folder, config, ledger) if none else embedded(run.folder, config)
+        text = not (none and config.tokenizer and not config.corpus)
+        train, held_out = documents(config, ledger) if text else ([], [])
         advance(3)
-        texts = [document.text for document in train]
-        tokenizer = train_tokenizer(texts, run.folder / "tokenizer.model", config.vocab_size, TAGS)
+        tokenizer = tokenizer_of(config, train, run.folder)
         advance(1)
-        tokens = {
-            part: write_tokens(run.folder / "tokens" / part, of, tokenizer, config)
-            for part, of in (("train", train), ("held_out", held_out))
-        }
+        if text:
+            counts |= shard(config, train, held_out, tokenizer)
         advance(1)
         write_json(run.folder / "ledger.json", ledger.to_json())
         counts["prompts_too_long"] = sum(
@@ -86,14 +92,35 @@ def main(config: Config) -> dict:
         )
         advance(1)
     dropped = {f"dropped_{s.replace(' ', '_')}": sum(c.values()) for s, c in ledger.dropped.items()}
-    return run.finish(
-        documents=len(train),
-        tokens=tokens["train"],
-        held_out_tokens=tokens["held_out"],
-        characters_per_token=sum(map(len, texts)) / tokens["train"],
-        **dropped,
-        **counts,
-    )
+    return run.finish(documents=len(train), **dropped, **counts)
+
+
+def tokenizer_of(config: Config, train: Sequence[Document], folder: Path) -> Tokenizer:
+    """The tokenizer of a given model, or one trained on the corpus; written into the folder."""
+    if config.tokenizer:
+        source = places.open_source(config.tokenizer).tokenizer
+        if source is None:
+            raise InputError(f"tokenizer={config.tokenizer}: this model has no tokenizer")
+        tokenizer = open_tokenizer(source)
+        tokenizer.save(folder)
+        return tokenizer
+    texts = [document.text for document in train]
+    return train_tokenizer(texts, folder / "tokenizer.model", config.vocab_size, TAGS)
+
+
+def shard(
+    config: Config, train: Sequence[Document], held_out: Sequence[Document], tokenizer: Tokenizer
+) -> dict[str, float]:
+    """Write the documents' tokens; how many there are, and characters in one."""
+    tokens = {
+        part: write_tokens(config.run / "tokens" / part, of, tokenizer, config)
+        for part, of in (("train", train), ("held_out", held_out))
+    }
+    return {
+        "tokens": tokens["train"],
+        "held_out_tokens": tokens["held_out"],
+        "characters_per_token": sum(len(d.text) for d in train) / tokens["train"],
+    }
 
 
 def documents(config: Config, ledger: Ledger) -> tuple[list[Document], list[Document]]:
@@ -182,9 +209,11 @@ def embedded(folder: Path, config: Config) -> dict[str, int]:
 def given(folder: Path, config: Config, ledger: Ledger) -> dict[str, int]:
     """The user's dialogues, their prompts (`prompts_of`) and human judgements, split by prompt."""
     found = [d for path in config.dialogs for d in formats.iter_dialogs(config.data / path, ledger)]
-    dialogs = [shortened(d, config.max_turns) for d in found if answered(d)]
-    helpful = judgements(config.data, config.helpfulness, ledger)
-    safe = judgements(config.data, config.safety, ledger)
+    dialogs = some(
+        [shortened(d, config.max_turns) for d in found if answered(d)], config, "dialogs"
+    )
+    helpful = some(judgements(config.data, config.helpfulness, ledger), config, "helpfulness")
+    safe = some(judgements(config.data, config.safety, ledger), config, "safety")
     unsafe = [
         Dialog(x.dialog.messages, x.dialog.id, {"kind": "unsafe", "safety": True}) for x in safe
     ]
@@ -210,6 +239,14 @@ def given(folder: Path, config: Config, ledger: Ledger) -> dict[str, int]:
                 if len(clean) < len(part):
                     counts[f"{name}{suffix}_with_tags"] = len(part) - len(clean)
     return counts
+
+
+def some(records: list[T], config: Config, name: str) -> list[T]:
+    """`most` of the records, drawn without changing their order; all if there are no more."""
+    if not 0 < config.most < len(records):
+        return records
+    rng = random.Random(steps.derive(config.seed, "most", name))
+    return [records[i] for i in sorted(rng.sample(range(len(records)), config.most))]
 
 
 def judgements(data: Path, paths: Sequence[Path], ledger: Ledger) -> list[Label | Preference]:
