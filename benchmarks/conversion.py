@@ -5,7 +5,7 @@
 Writes Meta's folder of that size with random bfloat16 weights (13 GB at 7B), converts it to a
 Hugging Face folder in a process of its own, and prints seconds, MB/s, and the peak resident memory
 of that process beside the largest tensor; before it, the seconds of a plain copy of the same bytes.
-Needs twice the model's size on the disk, removed at the end.
+Needs twice the model's size on the disk, removed at the end, and Linux's /proc.
 """
 
 import argparse
@@ -27,11 +27,12 @@ from puna.text.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 CONVERT = """
-import resource, sys, time
+import re, sys, time
 from puna.recipes import convert
-before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+before, started = peak(), time.perf_counter()
 convert.main(convert.Config(src=sys.argv[1], dst=convert.Path(sys.argv[2]), to="hf"))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = peak()
 print(f"RESULT {time.perf_counter() - started:.1f} {before / 1024:.0f} {peak / 1024:.0f}")
 """
 
