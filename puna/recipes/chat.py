@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from rich.console import Console
 from rich.text import Text
 
@@ -30,6 +31,7 @@ from puna.text.template import encode_prompt
 from puna.text.tokenizer import StreamDecoder
 
 POSITIONAL = "path"
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 HELP = """\
 /system TEXT    the system message from now on; without TEXT: none
@@ -52,12 +54,14 @@ class Config:
     top_p: float = 0.9  # nucleus sampling (released code: 0.9)
     max_tokens: int = 256  # most tokens of one answer
     seed: int = 0  # first random seed; each answer adds one
+    # of the weights; "same": as saved, and float32 for a model that Puna has not made
+    dtype: Literal["same", "float32", "bfloat16"] = "same"
 
 
 def main(config: Config) -> None:
     params = SamplingParams(config.temperature, config.top_p, 0, config.max_tokens, config.seed)
     models, name, why = find(config.path)
-    chat = Chat(models, name, params)
+    chat = Chat(models, name, params, None if config.dtype == "same" else TYPES[config.dtype])
     if config.system:
         chat.set_system(config.system)
     if config.once:
@@ -116,8 +120,14 @@ class Chat:
     beside them, so that it survives when old turns no longer fit into the context.
     """
 
-    def __init__(self, models: dict[str, Path], name: str, params: SamplingParams):
-        self.models, self.params = models, params
+    def __init__(
+        self,
+        models: dict[str, Path],
+        name: str,
+        params: SamplingParams,
+        dtype: torch.dtype | None = None,
+    ):
+        self.models, self.params, self.dtype = models, params, dtype
         self.system: str | None = None
         self.turns: tuple[Message, ...] = ()
         self.load(name)
@@ -127,7 +137,7 @@ class Chat:
         if name not in self.models:
             near = difflib.get_close_matches(name, self.models, n=1) or list(self.models)
             raise InputError(f"no model {name!r} in this run, expected {' or '.join(near)}")
-        model, tokenizer = checkpoint.load(self.models[name])
+        model, tokenizer = checkpoint.load(self.models[name], self.dtype)
         self.name, self.engine = name, Engine(model.eval(), tokenizer, rows=1)
 
     def take(self, line: str) -> bool:
