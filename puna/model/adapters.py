@@ -66,8 +66,7 @@ def trunk(place: Path, stored: str, load: Loader, name: str = "") -> Trunk:
     if found is None:
         with torch.inference_mode(False):
             model, tokenizer = load(place)
-            config = LoraConfig(base=stored)  # type: ignore[arg-type]
-            frozen = lora.freeze(model, config.base)
+            frozen = lora.freeze(model, stored)  # type: ignore[arg-type]
             found = Trunk(place, key[1], frozen, tokenizer, name)
         _trunks[key] = found
     return found

@@ -124,8 +124,8 @@ def load_tuned(
     """The transformer to train and its tokenizer: whole, or frozen with adapters to train.
 
     A checkpoint that holds an adapter goes on with it, whatever the rank; else rank 0 gives the
-    model of `load`, and a rank above 0 new adapters, drawn from the generator, on the shared trunk.
-    InputError as in `load`, or for settings that differ from those of the adapter.
+    model of `load` in float32, and a rank above 0 new adapters, drawn from the generator, on the
+    shared trunk. InputError as in `load`, or for settings that differ from those of the adapter.
     """
     place = places.locate(Path(folder))
     name = "" if place == Path(folder) else str(folder)  # smollm2, hf:owner/name
@@ -135,7 +135,9 @@ def load_tuned(
         assert found is not None
         adapters.refuse_other(place, found, config)
         return model, tokenizer
-    return adapters.fresh(place, config, generator, load, name) if config.rank else load(place)
+    if config.rank == 0:
+        return load(place, torch.float32)
+    return adapters.fresh(place, config, generator, load, name)
 
 
 def load_reward(folder: PathLike) -> tuple[RewardModel, Tokenizer]:

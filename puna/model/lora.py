@@ -47,6 +47,8 @@ class LoraConfig:
             raise InputError(f"lora.rank is {self.rank}, expected 0 (no adapters) or more")
         if not (math.isfinite(self.alpha) and self.alpha > 0):
             raise InputError(f"lora.alpha is {self.alpha}, expected a positive number")
+        if self.rank == 0 and self.base in ("int8", "nf4"):
+            raise InputError(f"lora.base is {self.base}, which needs a lora.rank above 0")
         if self.base not in ("none", "int8", "nf4"):
             raise InputError(f"lora.base is {self.base!r}, expected none, int8 or nf4")
         strange = [name for name in self.targets if name not in PLACES]

@@ -69,41 +69,42 @@ def refuse(config: Config, source: Source) -> None:
 def typed(source: Source, dtype: torch.dtype | None) -> Source:
     """The source, its tensors turned into `dtype` as they are read (None: as they are)."""
 
-    def turned(name: str, tensor: Stored) -> Stored:
+    def turned(tensor: Stored) -> Stored:
         assert dtype is not None
-        return replace(tensor, dtype=dtype, read=lambda: cast(name, tensor.read(), dtype))
+        return replace(tensor, dtype=dtype, read=lambda: tensor.read().to(dtype))
 
     if dtype is None:
         return source
-    return replace(source, tensors={n: turned(n, t) for n, t in source.tensors.items()})
+    return replace(source, tensors={n: turned(t) for n, t in source.tensors.items()})
 
 
-def cast(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in another type. InputError: it holds NaN or infinity, or gets it by this."""
-    found = value.to(dtype)
-    if not torch.isfinite(found).all():
-        raise InputError(f"tensor {name}: holds a number that is not finite in {dtype}")
-    return found
+def finite(name: str, value: Tensor) -> Tensor:
+    """The tensor. InputError: it holds NaN or infinity, or its new type cannot hold a number."""
+    if not torch.isfinite(value).all():
+        raise InputError(f"tensor {name}: holds a number that is not finite in {value.dtype}")
+    return value
 
 
 def counted(source: Source, advance: Callable[[int], None]) -> Source:
     """The source; what is read of it is told in megabytes."""
     done = 0
 
-    def read(tensor: Stored) -> Tensor:
+    def read(name: str, tensor: Stored) -> Tensor:
         nonlocal done
-        value, before = tensor.read(), done
+        value, before = finite(name, tensor.read()), done
         done += size_of(tensor)
         advance((done >> 20) - (before >> 20))
         return value
 
-    found = {n: replace(t, read=partial(read, t)) for n, t in source.tensors.items()}
+    found = {n: replace(t, read=partial(read, n, t)) for n, t in source.tensors.items()}
     return replace(source, tensors=found)
 
 
 def write(config: Config, source: Source) -> None:
     """Write the model under its name, whole or not at all."""
     if config.to == "gguf":
+        if config.dst.is_dir():
+            raise InputError(f"{config.dst}: is a folder, the name of a file was expected")
         gguf.write_gguf(source, config.dst, config.gguf_type)
         write_text(config.dst.with_name(f"{config.dst.name}.sha256"), summed(config.dst))
     else:

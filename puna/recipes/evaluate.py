@@ -27,6 +27,8 @@ from puna.text.dialog import Dialog
 from puna.text.files import read_dialogs, write_dialogs, write_json
 from puna.text.tokenizer import Tokenizer
 
+ROW = 1024  # tokens at most of a packed row of held-out dialogues
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -67,7 +69,7 @@ def main(config: Config) -> dict:
     details: dict = {}
     if config.dialogs and config.dialogs.exists():
         held_out = read_dialogs(config.dialogs)
-        rows = Tuning(seq_len=model.args.max_seq_len)
+        rows = Tuning(seq_len=min(model.args.max_seq_len, ROW))
         figures["held_out_loss"] = held_out_loss(model, tokenizer, held_out, rows)
     world = judges.world_of(config.world)
     if world:

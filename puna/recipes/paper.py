@@ -102,7 +102,7 @@ def foundation(pipeline: Pipeline, config: Config, within: AlignConfig) -> Path:
         config.prepare,
         run=run / "prepare",
         data=config.data,
-        tokenizer=config.base,
+        tokenizer=config.base or config.prepare.tokenizer,
         seed=steps.derive(seed, "prepare"),
     )
     pipeline.stage("prepare", prepare.main, data, "{documents} documents")

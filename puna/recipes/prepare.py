@@ -28,7 +28,7 @@ from puna.recipes import judges, steps
 from puna.run import Run
 from puna.text.dialog import Dialog, Label, Preference
 from puna.text.files import read_dialogs, write_dialogs, write_json, write_jsonl
-from puna.text.template import TAGS, encode_prompt
+from puna.text.template import TAGS, encode_prompt, tags_of
 from puna.text.tokenizer import Tokenizer, open_tokenizer, train_tokenizer
 
 
@@ -76,11 +76,17 @@ def main(config: Config) -> dict:
     with run.track(6, "prepare") as advance:
         none = config.world == "none"  # the user's dialogues come first: a fault in them shows soon
         counts: dict[str, float] = {}
-        counts |= given(run.folder, config, ledger) if none else embedded(run.folder, config)
+        base = tokenizer_of(config, run.folder) if config.tokenizer else None
+        counts |= given(run.folder, config, ledger, base) if none else embedded(run.folder, config)
         text = not (none and config.tokenizer and not config.corpus)
         train, held_out = documents(config, ledger) if text else ([], [])
         advance(3)
-        tokenizer = tokenizer_of(config, train, run.folder)
+        tokenizer = base or train_tokenizer(
+            [document.text for document in train],
+            run.folder / "tokenizer.model",
+            config.vocab_size,
+            TAGS,
+        )
         advance(1)
         if text:
             counts |= shard(config, train, held_out, tokenizer)
@@ -95,17 +101,14 @@ def main(config: Config) -> dict:
     return run.finish(documents=len(train), **dropped, **counts)
 
 
-def tokenizer_of(config: Config, train: Sequence[Document], folder: Path) -> Tokenizer:
-    """The tokenizer of a given model, or one trained on the corpus; written into the folder."""
-    if config.tokenizer:
-        source = places.open_source(config.tokenizer).tokenizer
-        if source is None:
-            raise InputError(f"tokenizer={config.tokenizer}: this model has no tokenizer")
-        tokenizer = open_tokenizer(source)
-        tokenizer.save(folder)
-        return tokenizer
-    texts = [document.text for document in train]
-    return train_tokenizer(texts, folder / "tokenizer.model", config.vocab_size, TAGS)
+def tokenizer_of(config: Config, folder: Path) -> Tokenizer:
+    """The tokenizer of the given model, written into the folder."""
+    source = places.open_source(config.tokenizer).tokenizer
+    if source is None:
+        raise InputError(f"tokenizer={config.tokenizer}: this model has no tokenizer")
+    tokenizer = open_tokenizer(source)
+    tokenizer.save(folder)
+    return tokenizer
 
 
 def shard(
@@ -206,7 +209,9 @@ def embedded(folder: Path, config: Config) -> dict[str, int]:
     return counts
 
 
-def given(folder: Path, config: Config, ledger: Ledger) -> dict[str, int]:
+def given(
+    folder: Path, config: Config, ledger: Ledger, tokenizer: Tokenizer | None
+) -> dict[str, int]:
     """The user's dialogues, their prompts (`prompts_of`) and human judgements, split by prompt."""
     found = [d for path in config.dialogs for d in formats.iter_dialogs(config.data / path, ledger)]
     dialogs = some(
@@ -226,12 +231,12 @@ def given(folder: Path, config: Config, ledger: Ledger) -> dict[str, int]:
         pairs = [x for x in judged if isinstance(x, Preference)]
         records[f"labels_{kind}"] = (labels, config.judged_held_out)
         records[f"preferences_{kind}"] = (pairs, config.judged_held_out)
-    counts = {}
+    counts, tags = {}, tags_of(tokenizer)
     for name, (given_records, share) in records.items():
         if given_records:
             parts = formats.split_by_prompt(given_records, share, config.seed)
             for part, suffix in zip(parts, ("", "_held_out"), strict=True):
-                clean = [record for record in part if not tagged(record)]
+                clean = [record for record in part if not tags.search(said(record))]
                 write_jsonl(
                     folder / f"{name}{suffix}.jsonl", (record.to_json() for record in clean)
                 )
@@ -261,10 +266,9 @@ def judgements(data: Path, paths: Sequence[Path], ledger: Ledger) -> list[Label 
     return found
 
 
-def tagged(record) -> bool:
-    """Whether the record's text holds a tag of the chat format; then left out and counted."""
-    text = json.dumps(record.to_json(), ensure_ascii=False)
-    return any(tag in text for tag in TAGS)
+def said(record) -> str:
+    """A record's whole text; one that holds a tag of the chat format is left out and counted."""
+    return json.dumps(record.to_json(), ensure_ascii=False)
 
 
 def answered(dialog: Dialog) -> bool:

@@ -64,9 +64,10 @@ def main(config: Config) -> dict:
     if run.done:
         return run.figures
     steps.check_context("seq_len", config.seq_len, config.model.max_seq_len)
-    tokenizer = open_tokenizer(steps.require(config.data / "tokenizer.model", "prepare"))
-    train = TokenStream(config.data / "tokens" / "train", tokenizer.sha256)
-    held_out = TokenStream(config.data / "tokens" / "held_out", tokenizer.sha256)
+    corpus = steps.require(config.data / "tokens", "prepare")
+    tokenizer = open_tokenizer(config.data)
+    train = TokenStream(corpus / "train", tokenizer.sha256)
+    held_out = TokenStream(corpus / "held_out", tokenizer.sha256)
     shape = {k: getattr(config.model, k) for k in config.model.__dataclass_fields__}
     model = Transformer(ModelArgs(vocab_size=tokenizer.vocab_size, **shape))
     model.init_weights(steps.generator(config.seed, "weights"))

@@ -65,7 +65,7 @@ def main(config: Config) -> dict:
     run = Run.start(config.run, config)
     if run.done:
         return run.figures
-    _, tokenizer = checkpoint.load(config.model)
+    tokenizer = checkpoint.load(config.model)[1]
     # rejection.json is written after samples.jsonl, so both are whole
     if not (run.folder / "rejection.json").exists():
         write_json(run.folder / "rejection.json", sample(run, config))

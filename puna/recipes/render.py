@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from puna.errors import InputError
+from puna.model import places
 from puna.text.dialog import Dialog
 from puna.text.files import read_dialogs
 from puna.text.template import encode_dialog
@@ -28,7 +29,7 @@ POSITIONAL = "dialogs"
 @dataclass(frozen=True, kw_only=True)
 class Config:
     dialogs: Path  # dialogues, one a line
-    tokenizer: Path  # tokenizer.model, tokenizer.json, a .gguf, or a checkpoint folder
+    tokenizer: Path  # tokenizer.model or tokenizer.json, or a model in any format
     ids: bool = False  # whether to print the ids too
     format: str = ""  # llama2, llama3, chatml, smollm2 or plain; empty: the tokenizer's own
     tags: Literal["refuse", "escape"] = "refuse"  # a tag of the format inside a message
@@ -36,7 +37,7 @@ class Config:
 
 
 def main(config: Config) -> None:
-    tokenizer = open_tokenizer(config.tokenizer, config.format or None)
+    tokenizer = tokenizer_at(config.tokenizer, config.format or None)
     dialogs = read_dialogs(config.dialogs)[: config.first or None]
     for number, dialog in enumerate(dialogs, start=1):
         try:
@@ -48,6 +49,16 @@ def main(config: Config) -> None:
         if config.ids:
             print(shown_ids(ids, mask))
         print()
+
+
+def tokenizer_at(place: Path, format: str | None) -> Tokenizer:
+    """The tokenizer in a file, or that of a model. InputError: there is none."""
+    if place.suffix in (".model", ".json") or not places.known(places.locate(place)):
+        return open_tokenizer(place, format)
+    source = places.open_source(place)
+    if source.tokenizer is None:
+        raise InputError(f"{place}: this model has no tokenizer")
+    return open_tokenizer(source.tokenizer, format or source.meta.get("prompt_format"))
 
 
 def heading(dialog: Dialog, number: int, tokenizer: Tokenizer, mask: Sequence[bool]) -> str:

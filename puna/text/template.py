@@ -42,7 +42,7 @@ def encode_dialog(
     default; "escape" spells it in other ids, which decode to the same text.
     """
     if tags != "escape":
-        _refuse_tags(dialog, tokenizer)
+        _refusetags_of(dialog, tokenizer)
     return _ENCODERS[tokenizer.format](dialog, tokenizer)
 
 
@@ -61,14 +61,15 @@ def before_tag(text: str, tokenizer: Tokenizer | None = None) -> str:
 
     The tags are those of the tokenizer's format; without one, Llama 2's.
     """
-    found = _tags(tokenizer).search(text)
+    found = tags_of(tokenizer).search(text)
     return (text[: found.start()] if found else text).strip()
 
 
-def _tags(tokenizer: Tokenizer | None) -> re.Pattern[str]:
+def tags_of(tokenizer: Tokenizer | None) -> re.Pattern[str]:
     """What may not stand in a message: the format's tags, or the names of special tokens.
 
-    Without special tokens in a format, `<s>` is an ordinary text, such as HTML's.
+    Without a tokenizer, Llama 2's. Without special tokens in a format, `<s>` is an ordinary text,
+    such as HTML's.
     """
     names = TAGS if tokenizer is None or tokenizer.format == "llama2" else tuple(tokenizer.control)
     if tokenizer is not None and tokenizer.format == "plain":
@@ -77,8 +78,8 @@ def _tags(tokenizer: Tokenizer | None) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, longest_first)) or _NOTHING)
 
 
-def _refuse_tags(dialog: Dialog, tokenizer: Tokenizer) -> None:
-    tags = _tags(tokenizer)
+def _refusetags_of(dialog: Dialog, tokenizer: Tokenizer) -> None:
+    tags = tags_of(tokenizer)
     for index, message in enumerate(dialog.messages):
         found = tags.search(message.content)
         if found:
