@@ -43,7 +43,9 @@ GROUPS = {
     "Use": ("evaluate", "compare", "chat", "render"),
     "Weights": ("models", "convert"),
 }
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}  # the user's to mend
+DISK = {  # the user's to mend
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,8 @@
 
 import shutil
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,6 +142,55 @@ def test_the_command_takes_source_and_target_by_their_place(model, capsys):
     assert same({n: t.to(torch.bfloat16) for n, t in weights(dst).items()}, weights(model))
     line = dst.with_name("out.gguf.sha256").read_text()
     assert line.endswith("  out.gguf\n") and len(line.split()[0]) == 64
+
+
+@pytest.mark.parametrize("to", ["hf", "gguf"])
+@pytest.mark.parametrize("place", ["model", "model/inside", "."])
+def test_the_source_is_never_the_target(model, to, place):
+    before = weights(model)
+    with pytest.raises(InputError, match="is, holds or lies in the model to convert"):
+        convert.main(convert.Config(src=str(model), dst=model.parent / place, to=to))
+    assert same(weights(model), before)
+
+
+def test_a_file_that_is_no_gguf_is_not_replaced(model, tmp_path):
+    (tmp_path / "thesis.txt").write_text("x")
+    with pytest.raises(InputError, match=r"thesis\.txt: is there and is no GGUF file"):
+        convert.main(convert.Config(src=str(model), dst=tmp_path / "thesis.txt", to="gguf"))
+    assert (tmp_path / "thesis.txt").read_text() == "x"
+
+
+def test_a_link_is_not_replaced(model, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(InputError, match="link: is a link"):
+        convert.main(convert.Config(src=str(model), dst=tmp_path / "link", to="hf"))
+
+
+def test_a_second_conversion_to_the_same_name_is_refused_while_the_first_runs(model, monkeypatch):
+    fill = convert.fill
+
+    def slow(config, source, place) -> None:
+        code = "import sys; from puna.cli import main; sys.exit(main(sys.argv[1:]))"
+        words = ["convert", str(model), str(config.dst), "--to", "hf"]
+        run = [sys.executable, "-c", code, *words]
+        second = subprocess.run(run, capture_output=True, text=True, check=False)
+        assert second.returncode == 2 and "works in this folder" in second.stderr
+        fill(config, source, place)
+
+    monkeypatch.setattr(convert, "fill", slow)
+    assert same(weights(converted(model, "hf")), weights(model))
+    assert sorted(p.name for p in model.parent.iterdir()) == ["model", "model-hf"]
+
+
+def test_nan_is_refused_by_name_also_where_the_type_stays(tmp_path, tiny_tokenizer):
+    broken = new_model()
+    broken.norm.weight.data[3] = float("nan")
+    checkpoint.save(tmp_path / "broken", broken, tiny_tokenizer)
+    for to in ("hf", "meta", "gguf", "puna"):
+        with pytest.raises(InputError, match=r"tensor norm\.weight: holds a number"):
+            converted(tmp_path / "broken", to)
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
 # --- a real model: stories260K of llama2.c

@@ -26,7 +26,7 @@ from puna.model.settings import model_args, params
 from puna.model.source import Source
 from puna.model.state import load_state, save_state
 from puna.model.tensors import read_tensors, refuse_differences
-from puna.model.transformer import Transformer, rotary_table
+from puna.model.transformer import ModelArgs, Transformer, rotary_table
 from puna.text.files import PathLike, write_json
 from puna.text.tokenizer import Tokenizer, open_tokenizer
 
@@ -99,9 +99,26 @@ def load(where: PathLike, dtype: torch.dtype | None = None) -> tuple[Transformer
             weight.data = weight.data.to(dtype)
         return model, tokenizer
     source = places.open_source(path)
+    tokenizer = tokenizer_for(source, path)
+    return from_source(source, dtype or torch.float32), tokenizer
+
+
+def tokenizer_for(source: Source, place: PathLike) -> Tokenizer:
+    """The tokenizer of a model in any format. InputError: none, or more ids than embeddings."""
     if source.tokenizer is None:
-        raise InputError(f"{path}: has no tokenizer.model and no tokenizer.json")
-    return from_source(source, dtype or torch.float32), open_tokenizer(source.tokenizer)
+        raise InputError(f"{place}: has no tokenizer.model and no tokenizer.json")
+    tokenizer = open_tokenizer(source.tokenizer, source.meta.get("prompt_format"))
+    refuse_size(Path(place), tokenizer, source.args)
+    return tokenizer
+
+
+def refuse_size(place: Path, tokenizer: Tokenizer, args: ModelArgs) -> None:
+    """InputError if the tokenizer has ids that the model has no embedding for."""
+    if tokenizer.vocab_size > args.vocab_size:
+        raise InputError(
+            f"{place}: the tokenizer has {tokenizer.vocab_size} pieces, "
+            f"the model's vocab_size is {args.vocab_size}"
+        )
 
 
 def from_source(source: Source, dtype: torch.dtype = torch.float32) -> Transformer:
@@ -169,11 +186,7 @@ def _load(folder: Path, kind: str, build: Callable[[Transformer], M]) -> tuple[M
         )
     tokenizer = open_tokenizer(folder, record.get("prompt_format"))
     args = model_args(folder / FILES[1], tokenizer.vocab_size)
-    if tokenizer.vocab_size > args.vocab_size:
-        raise InputError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces, "
-            f"the model's vocab_size is {args.vocab_size}"
-        )
+    refuse_size(folder, tokenizer, args)
     if "base" in record:
         model = build(adapters.read(folder, record, args, load, places.locate))
         adapters.read_head(folder, model)

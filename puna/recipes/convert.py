@@ -6,10 +6,12 @@
 Reads a checkpoint of Puna, Meta's folder (consolidated.*.pth), Hugging Face's folder (safetensors),
 a GGUF file, smollm2 or hf:owner/name. Writes the same numbers, or `dtype`'s, with the tokenizer and
 the SHA-256 of every file. The model appears under its name only when it is whole: what a killed
-conversion leaves is a hidden folder beside it, which the next one removes. No more than a few
-tensors are in memory at once.
+conversion leaves is hidden beside it, and the next one removes it. What is not a model is never
+replaced, nor is the source. No more than a few tensors are in memory at once.
 """
 
+import glob
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,13 +23,14 @@ from torch import Tensor
 
 from puna import console
 from puna.errors import InputError
-from puna.model import folders, gguf, huggingface, meta, places
+from puna.lock import Lock
+from puna.model import checkpoint, folders, gguf, huggingface, meta, places
 from puna.model.safetensors import size_of, write_safetensors
 from puna.model.settings import params
 from puna.model.source import Source, Stored
 from puna.text.export import export_json
 from puna.text.files import sha256, write_json, write_text
-from puna.text.tokenizer import SentencePieceTokenizer, open_tokenizer
+from puna.text.tokenizer import SentencePieceTokenizer
 
 POSITIONAL = "src dst"
 TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -48,10 +51,39 @@ class Config:
 def main(config: Config) -> dict:
     source = typed(places.open_source(config.src), TYPES.get(config.dtype))
     refuse(config, source)
+    dst = target(config)
     total = sum(map(size_of, source.tensors.values()))
-    with console.current().track(total >> 20, f"convert to {config.to}, MB") as advance:
-        write(config, counted(source, advance))
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    lock = Lock.take(dst.with_name(f".{dst.name}.lock"))
+    try:
+        with console.current().track(total >> 20, f"convert to {config.to}, MB") as advance:
+            write(config, dst, counted(source, advance))
+    finally:
+        lock.release()
     return {"tensors": len(source.tensors), "megabytes": total >> 20, "written": str(config.dst)}
+
+
+def target(config: Config) -> Path:
+    """Where to write, absolute. InputError if something is there that must not be replaced."""
+    dst, src = Path(os.path.abspath(config.dst)), places.locate(config.src).resolve()
+    if dst.is_symlink():
+        raise InputError(f"{config.dst}: is a link, a new name or the model itself was expected")
+    real = dst.resolve()
+    if real == src or src in real.parents or real in src.parents:
+        raise InputError(f"{config.dst}: is, holds or lies in the model to convert")
+    if config.to != "gguf":
+        return dst
+    if dst.is_dir():
+        raise InputError(f"{config.dst}: is a folder, the name of a file was expected")
+    if dst.exists() and not (dst.is_file() and gguf_file(dst)):
+        raise InputError(f"{config.dst}: is there and is no GGUF file; it is not replaced")
+    return dst
+
+
+def gguf_file(path: Path) -> bool:
+    """Whether a file begins as a GGUF file does."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"GGUF"
 
 
 def refuse(config: Config, source: Source) -> None:
@@ -64,6 +96,7 @@ def refuse(config: Config, source: Source) -> None:
         raise InputError(f"dtype={config.dtype}: a GGUF's type is --gguf_type")
     if source.tokenizer is None:
         raise InputError(f"{config.src}: has no tokenizer, which every format carries along")
+    checkpoint.tokenizer_for(source, config.src)
 
 
 def typed(source: Source, dtype: torch.dtype | None) -> Source:
@@ -100,15 +133,17 @@ def counted(source: Source, advance: Callable[[int], None]) -> Source:
     return replace(source, tensors=found)
 
 
-def write(config: Config, source: Source) -> None:
+def write(config: Config, dst: Path, source: Source) -> None:
     """Write the model under its name, whole or not at all."""
     if config.to == "gguf":
-        if config.dst.is_dir():
-            raise InputError(f"{config.dst}: is a folder, the name of a file was expected")
-        gguf.write_gguf(source, config.dst, config.gguf_type)
-        write_text(config.dst.with_name(f"{config.dst.name}.sha256"), summed(config.dst))
+        for left in dst.parent.glob(f".{glob.escape(dst.name)}.*.tmp"):  # of a killed conversion
+            left.unlink()
+        total = dst.with_name(f"{dst.name}.sha256")
+        total.unlink(missing_ok=True)  # no sum of an earlier file beside the new one
+        gguf.write_gguf(source, dst, config.gguf_type)
+        write_text(total, summed(dst))
     else:
-        folders.commit(config.dst, lambda place: fill(config, source, place))
+        folders.commit(dst, lambda place: fill(config, source, place))
 
 
 def summed(path: Path) -> str:
@@ -118,8 +153,7 @@ def summed(path: Path) -> str:
 
 def fill(config: Config, source: Source, place: Path) -> None:
     """Fill a folder in one of the three formats, and seal it with the SHA-256 of every file."""
-    assert source.tokenizer is not None
-    tokenizer = open_tokenizer(source.tokenizer)
+    tokenizer = checkpoint.tokenizer_for(source, config.src)
     if config.to == "hf":
         huggingface.write_folder(source, place, (tokenizer.bos_id, tokenizer.eos_id))
         tokenizer.save(place)

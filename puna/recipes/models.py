@@ -11,6 +11,7 @@ settings.
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from puna.model import places
@@ -53,7 +54,7 @@ def table(sizes: dict[str, ModelArgs]) -> Table:
         memory = [gigabytes(count * bits / 8) for bits in PRECISIONS.values()]
         cache = f"{cache_bytes_per_token(args) / 1024:.4g}"
         shape = (f"{args.n_layers}", f"{args.dim}", heads, f"{args.max_seq_len}")
-        found.add_row(name, *shape, short(count), *memory, cache)
+        found.add_row(escape(name), *shape, short(count), *memory, cache)
     return found
 
 

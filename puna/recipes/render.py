@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from puna.errors import InputError
 from puna.model import places
@@ -33,7 +35,7 @@ class Config:
     ids: bool = False  # whether to print the ids too
     format: str = ""  # llama2, llama3, chatml, smollm2 or plain; empty: the tokenizer's own
     tags: Literal["refuse", "escape"] = "refuse"  # a tag of the format inside a message
-    first: int = 0  # dialogues to print; 0: all of them
+    first: Annotated[int, Meta(ge=0)] = 0  # dialogues to print; 0: all of them
 
 
 def main(config: Config) -> None:
