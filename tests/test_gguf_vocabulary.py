@@ -1,5 +1,6 @@
-"""A tokenizer as GGUF's keys: every token, score, merge and type of token."""
+"""A tokenizer as GGUF's keys: every token, score, merge, type and special id."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,15 +10,29 @@ import tokenizers
 from tokenizers import AddedToken, decoders, pre_tokenizers, trainers
 
 from puna.errors import InputError
-from puna.text.gguf import Field
+from puna.model.gguf import write_gguf
+from puna.recipes import convert
+from puna.text.gguf import Field, header_bytes, read_header, read_metadata
 from puna.text.gguf_vocabulary import vocabulary
+from puna.text.tokenizer import open_tokenizer
+from puna.text.tokens import Tokenizer
 from tests.conftest import SENTENCES
+from tests.models import ARGS
+from tests.test_byte_pairs import keys, smollm2_file, trained
+from tests.test_gguf import rewrite, source
+from tests.test_tokenizer_files import llama_json
 
 
-def test_a_sentencepiece_model_keeps_its_tokens_scores_and_types(tmp_path, tiny_tokenizer):
-    fields = vocabulary(tiny_tokenizer.path, 384)
+def values(tokenizer: Tokenizer, size: int) -> dict[str, object]:
+    """The keys without their first words, and their values."""
+    fields = vocabulary(tokenizer, size)
+    return {key.removeprefix("tokenizer.ggml."): field.value for key, field in fields.items()}
+
+
+def test_a_sentencepiece_model_keeps_its_tokens_scores_and_types(tiny_tokenizer):
+    found = values(tiny_tokenizer, 384)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tiny_tokenizer.path))
-    found = {key.removeprefix("tokenizer.ggml."): field.value for key, field in fields.items()}
+    assert found["model"] == "llama"
     assert found["tokens"] == [processor.id_to_piece(token) for token in range(384)]
     assert found["scores"] == [processor.get_score(token) for token in range(384)]
     types = found["token_type"]
@@ -27,11 +42,36 @@ def test_a_sentencepiece_model_keeps_its_tokens_scores_and_types(tmp_path, tiny_
     assert types[tag] == 4 and types[383] == 1  # a symbol given to the trainer, a learned piece
 
 
+def test_the_special_ids_of_a_sentencepiece_model_are_llamas(tiny_tokenizer):
+    found = values(tiny_tokenizer, 384)
+    ids = {key: value for key, value in found.items() if key.endswith("_id")}
+    assert ids == {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}
+    assert found["add_bos_token"] is True and found["add_space_prefix"] is True
+
+
 def test_ids_that_the_tokenizer_lacks_become_unused_tokens(tiny_tokenizer):
-    fields = vocabulary(tiny_tokenizer.path, 386)
-    assert fields["tokenizer.ggml.tokens"].value[384:] == ["[PAD384]", "[PAD385]"]
-    assert fields["tokenizer.ggml.token_type"].value[384:] == [5, 5]
-    assert len(fields["tokenizer.ggml.scores"].value) == 386
+    found = values(tiny_tokenizer, 386)
+    assert found["tokens"][384:] == ["[PAD384]", "[PAD385]"]
+    assert found["token_type"][384:] == [5, 5]
+    assert len(found["scores"]) == 386
+
+
+def test_a_tokenizer_with_too_many_tokens_is_refused(tiny_tokenizer):
+    with pytest.raises(InputError, match="has 384 tokens, the model has embeddings of 383"):
+        vocabulary(tiny_tokenizer, 383)
+
+
+def test_a_llama_tokenizer_json_keeps_its_ids_as_gguf(tmp_path, tagless_tokenizer):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(llama_json(tagless_tokenizer)))
+    found = values(open_tokenizer(path), 420)
+    own = values(tagless_tokenizer, 420)
+    assert {k: v for k, v in found.items() if k != "scores"} == {
+        k: v for k, v in own.items() if k != "scores"
+    }
+    (tmp_path / "a.gguf").write_bytes(header_bytes(vocabulary(open_tokenizer(path), 420), {})[0])
+    again = open_tokenizer(tmp_path / "a.gguf")
+    assert again.encode_batch(SENTENCES) == tagless_tokenizer.encode_batch(SENTENCES)
 
 
 def byte_level(path: Path, steps) -> Path:
@@ -55,8 +95,7 @@ def byte_level(path: Path, steps) -> Path:
 def test_a_byte_level_tokenizer_keeps_its_tokens_and_merges(tmp_path):
     steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
     path = byte_level(tmp_path / "tokenizer.json", steps)
-    fields = vocabulary(path, 310)
-    found = {key.removeprefix("tokenizer.ggml."): field.value for key, field in fields.items()}
+    found = values(open_tokenizer(path), 310)
     made = tokenizers.Tokenizer.from_file(str(path))
     assert (found["model"], found["pre"]) == ("gpt2", "smollm")
     assert found["tokens"][:301] == [made.id_to_token(token) for token in range(301)]
@@ -67,37 +106,103 @@ def test_a_byte_level_tokenizer_keeps_its_tokens_and_merges(tmp_path):
     assert found["add_bos_token"] is False
 
 
-def test_the_configuration_beside_a_tokenizer_names_its_ends(tmp_path):
-    path = byte_level(tmp_path / "tokenizer.json", [pre_tokenizers.ByteLevel(False)])
-    config = {"bos_token": "<tool>", "eos_token": {"content": "<tool>"}}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    fields = vocabulary(path, 310)
-    assert fields["tokenizer.ggml.pre"].value == "gpt-2"
-    assert fields["tokenizer.ggml.bos_token_id"] == Field("uint32", 300)
-    assert fields["tokenizer.ggml.eos_token_id"] == Field("uint32", 300)
+@pytest.mark.parametrize(
+    ("format", "pre", "begins", "ids"),
+    [  # of the tokens that `trained` has; the last of ids is the padding
+        ("smollm2", "smollm", False, (1, 2, 0, 2)),
+        ("chatml", "gpt-2", False, (1, 2, 0, None)),
+        ("llama3", "llama-bpe", True, (0, 4, None, None)),
+        ("plain", "gpt-2", False, (0, 0, 0, None)),
+    ],
+)
+def test_the_special_ids_are_those_of_the_prompt_format(tmp_path, format, pre, begins, ids):
+    trained(format).save(str(tmp_path / "tokenizer.json"))
+    found = values(open_tokenizer(tmp_path / "tokenizer.json"), 400)
+    roles = ("bos", "eos", "unknown", "padding")
+    assert tuple(found.get(f"{role}_token_id") for role in roles) == ids
+    assert (found["pre"], found["add_bos_token"]) == (pre, begins)
 
 
-def test_a_way_to_cut_words_that_llama_cpp_has_no_name_for_is_refused(tmp_path):
-    steps = [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(False)]
-    with pytest.raises(InputError, match=r"tokenizer\.json: cuts text into words in a way"):
-        vocabulary(byte_level(tmp_path / "tokenizer.json", steps), 310)
+def test_a_prompt_format_chosen_by_hand_ends_a_text_in_its_way(tmp_path):
+    trained("smollm2").save(str(tmp_path / "tokenizer.json"))
+    assert values(open_tokenizer(tmp_path / "tokenizer.json", "plain"), 400)["eos_token_id"] == 0
 
 
-def test_pieces_in_a_tokenizer_json_are_scored_by_their_merges(tmp_path):
-    path = tmp_path / "tokenizer.json"
-    tokens = ["<unk>", "<s>", "</s>", "<0x41>", "a", "b", "\u2581", "ab", "\u2581ab"]
-    model = {"type": "BPE", "byte_fallback": True, "unk_token": "<unk>"}
-    model |= {"vocab": {token: n for n, token in enumerate(tokens)}}
-    model |= {"merges": ["a b", "\u2581 ab"]}
-    added = [{"id": n, "content": tokens[n], "special": True} for n in range(3)]
-    settings = {"model": model, "added_tokens": added, "pre_tokenizer": None}
-    settings["normalizer"] = {"type": "Prepend", "prepend": "\u2581"}
-    path.write_text(json.dumps(settings), encoding="utf-8")
-    found = {key[15:]: field.value for key, field in vocabulary(path, 9).items()}
-    assert found["model"] == "llama" and found["add_space_prefix"] is True
-    assert found["token_type"] == [2, 3, 3, 6, 1, 1, 1, 1, 1]
-    assert found["scores"][7:] == [0.0, -1.0]
-    assert (found["bos_token_id"], found["eos_token_id"]) == (1, 2)
+def test_words_taken_whole_are_refused_where_llama_cpp_does_not_know_them(tmp_path):
+    spec = json.loads(trained("chatml").to_str())
+    spec["model"]["ignore_merges"] = True
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+    with pytest.raises(InputError, match=r"tokenizer\.json: takes a word that is a piece"):
+        vocabulary(open_tokenizer(tmp_path / "tokenizer.json"), 400)
+
+
+# --- GGUF, a checkpoint, GGUF
+
+
+STRINGS = {"tokens", "merges"}
+SMOLLM2 = {"bos": 1, "eos": 2, "unknown": 0, "padding": 2}
+LLAMA3 = {"bos": 0, "eos": 4}
+
+
+def field(name: str, value: object) -> Field:
+    """A key's value in the type that llama.cpp's converter gives it."""
+    if isinstance(value, list):
+        return Field("string[]" if name in STRINGS else "int32[]", value)
+    kind = "bool" if isinstance(value, bool) else "string" if isinstance(value, str) else "uint32"
+    return Field(kind, value)
+
+
+@pytest.mark.parametrize(
+    ("format", "pre", "ids"),
+    [("smollm2", "smollm", SMOLLM2), ("llama3", "llama-bpe", LLAMA3)],
+)
+def test_a_byte_level_vocabulary_survives_a_checkpoint(tmp_path, format, pre, ids):
+    first = tmp_path / "first.gguf"
+    theirs = keys(trained(format), pre) | {
+        "tokenizer.ggml.add_bos_token": format == "llama3",
+        "tokenizer.ggml.add_space_prefix": False,
+        **{f"tokenizer.ggml.{role}_token_id": token for role, token in ids.items()},
+    }
+    fields = {key: field(key.split(".")[-1], value) for key, value in theirs.items()}
+    write_gguf(source(dataclasses.replace(ARGS, vocab_size=400)), first, "F32")
+    rewrite(first, lambda old, tensors: old.update(fields))
+    convert.main(convert.Config(src=str(first), dst=tmp_path / "model"))
+    last = tmp_path / "last.gguf"
+    convert.main(convert.Config(src=str(tmp_path / "model"), dst=last, to="gguf"))
+    assert tokenizer_fields(last) == fields
+
+
+def test_smollm2s_vocabulary_survives_a_checkpoint(tmp_path):
+    path = smollm2_file()
+    saved = open_tokenizer(path).save(tmp_path)
+    theirs = tokenizer_fields(path)
+    del theirs["tokenizer.chat_template"]
+    ids = {role: theirs[f"tokenizer.ggml.{role}_token_id"].value for role in SMOLLM2}
+    assert ids == SMOLLM2
+    assert vocabulary(open_tokenizer(saved), 49152) == theirs
+
+
+def tokenizer_fields(path: Path) -> dict[str, Field]:
+    fields = read_header(path).fields
+    return {key: fields[key] for key in fields if key.startswith("tokenizer.")}
+
+
+def test_a_gguf_file_of_any_name_gives_its_tokenizer(tmp_path, tiny_tokenizer):
+    content, _ = header_bytes(vocabulary(tiny_tokenizer, 384), {})
+    for name in ("model.bin", "model", "tokenizer.json", "tokenizer.model"):
+        (tmp_path / name).write_bytes(content)
+        assert open_tokenizer(tmp_path / name).encode("tea") == tiny_tokenizer.encode("tea")
+
+
+def test_the_keys_of_a_gguf_file_of_any_name_are_taken_over(tmp_path, tiny_tokenizer):
+    path, other = tmp_path / "blob", tmp_path / "b.gguf"
+    write_gguf(source(tokenizer=tiny_tokenizer.path), path, "F32")
+    write_gguf(source(tokenizer=path), other, "F32")
+    assert tokenizer_fields(other) == tokenizer_fields(path)
+    assert read_metadata(other)["tokenizer.ggml.model"] == "llama"
+
+
+# --- what a damaged file gives
 
 
 @pytest.mark.parametrize(
@@ -112,12 +217,12 @@ def test_pieces_in_a_tokenizer_json_are_scored_by_their_merges(tmp_path):
 def test_a_damaged_tokenizer_json_is_refused(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=r"tokenizer\.json"):
-        vocabulary(tmp_path / "tokenizer.json", 10)
+        write_gguf(source(tokenizer=tmp_path / "tokenizer.json"), tmp_path / "a.gguf", "F32")
 
 
 @pytest.mark.shared
 def test_metas_own_tokenizer_is_written_with_the_types_that_sentencepiece_tells(llama):
-    fields = vocabulary(llama.path, 32000)
+    fields = vocabulary(llama, 32000)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(llama.path))
     kinds = fields["tokenizer.ggml.token_type"].value
     assert len(kinds) == 32000
@@ -136,4 +241,4 @@ def test_metas_own_tokenizer_is_written_with_the_types_that_sentencepiece_tells(
 def test_a_damaged_sentencepiece_model_is_refused(tmp_path, content):
     (tmp_path / "tokenizer.model").write_bytes(content)
     with pytest.raises(InputError, match=r"tokenizer\.model"):
-        vocabulary(tmp_path / "tokenizer.model", 10)
+        write_gguf(source(tokenizer=tmp_path / "tokenizer.model"), tmp_path / "a.gguf", "F32")

@@ -160,6 +160,13 @@ def test_a_model_with_other_settings_is_refused(tmp_path):
         open_tokenizer(f"{prefix}.model")
 
 
+def test_a_model_that_is_not_byte_pair_encoding_is_refused(tmp_path, tiny_tokenizer):
+    unigram = tiny_tokenizer.content + b"\x12\x02\x18\x01"  # training: its kind, Unigram
+    (tmp_path / "t.model").write_bytes(unigram)
+    with pytest.raises(InputError, match=r"t\.model: is not byte-pair encoding"):
+        open_tokenizer(tmp_path / "t.model")
+
+
 def stream(tokenizer, ids):
     """All that a stream decoder gives out for ids, the end included."""
     decoder = StreamDecoder(tokenizer)

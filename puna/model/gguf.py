@@ -18,8 +18,9 @@ from puna.model.source import Source, Stored, expected_tensors
 from puna.model.tensors import refuse_differences
 from puna.model.transformer import ModelArgs
 from puna.text.files import PathLike, replaced
-from puna.text.gguf import TENSOR_TYPES, Field, header_bytes, padding, read_header
-from puna.text.gguf_vocabulary import vocabulary
+from puna.text.gguf import TENSOR_TYPES, Field, header_bytes, is_gguf, padding, read_header
+from puna.text.gguf_vocabulary import NO_TOKENIZER, vocabulary
+from puna.text.tokenizer import open_tokenizer
 
 Kind = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
 # llama.cpp's numbers of them as the type of a file
@@ -92,7 +93,7 @@ def write_gguf(
         slower = divisors(args, args.rope_scaling)
         inputs[DIVISORS] = "F32", Stored(tuple(slower.shape), slower.dtype, lambda: slower)
     fields = _description(source, path, kind) | setting_fields(args)
-    fields |= vocabulary(source.tokenizer, args.vocab_size)
+    fields |= _vocabulary(source)
     head, places = header_bytes(
         fields, {name: (kind, tensor.shape) for name, (kind, tensor) in inputs.items()}
     )
@@ -126,6 +127,16 @@ def _kind(name: str, shape: tuple[int, ...], kind: str, args: ModelArgs) -> str:
         return "F16"
     last = "tok_embeddings.weight" if args.tie_embeddings else "output.weight"
     return "Q8_0" if name == last and kind.startswith("Q4") else kind
+
+
+def _vocabulary(source: Source) -> dict[str, Field]:
+    """The keys of the model's tokenizer; those of a GGUF file are taken over as they are."""
+    if source.tokenizer is None:
+        return NO_TOKENIZER
+    if is_gguf(source.tokenizer):
+        fields = read_header(source.tokenizer).fields
+        return {key: fields[key] for key in fields if key.startswith("tokenizer.")}
+    return vocabulary(open_tokenizer(source.tokenizer), source.args.vocab_size)
 
 
 def _description(source: Source, path: Path, kind: str) -> dict[str, Field]:

@@ -16,6 +16,7 @@ from puna.model import adapters, folders, gguf, huggingface, merged, meta, peft
 from puna.model.safetensors import read_safetensors
 from puna.model.settings import model_args
 from puna.model.source import Source, expected_tensors
+from puna.text.gguf import is_gguf
 
 Format = Literal["puna", "hf", "meta", "gguf", "peft"]
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "tokenizer.*"]
@@ -69,9 +70,8 @@ def downloaded(name: str, revision: str | None) -> Path:
 def format_of(path: Path) -> Format:
     """What kind of model is at `path`, by the files that are there. InputError if it is none."""
     if path.is_file():
-        with open(path, "rb") as file:
-            if file.read(4) == b"GGUF":
-                return "gguf"
+        if is_gguf(path):
+            return "gguf"
         raise InputError(f"{path}: is not a GGUF file; a folder or a GGUF file was expected")
     folder = folders.current(path)
     if (folder / huggingface.CONFIG).is_file():

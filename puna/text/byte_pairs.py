@@ -68,8 +68,10 @@ class BpeTokenizer(Tokenizer):
     def __init__(
         self, path: PathLike, content: bytes, parts: "Parts", format: str | None = None
     ) -> None:
-        """Build the tokenizer of a file at `path`; `content` is that of its tokenizer.json."""
+        """Build the tokenizer that a file at `path` says `parts` of; `content` is that of its
+        tokenizer.json."""
         self.path, self.content, self.unk_id = Path(path), content, None
+        self.parts = parts
         self.control = {text: token for text, token in parts.added.items() if parts.special(text)}
         self._ids = frozenset(self.control.values())
         self._pieces = self._spelling(parts)

@@ -107,6 +107,17 @@ def read_header(path: PathLike) -> Header:
         return Header(reader.path, fields, _places(reader, _alignment(reader, fields)))
 
 
+def is_gguf(path: PathLike) -> bool:
+    """Whether a file begins as GGUF does. InputError if there is one that cannot be read."""
+    if not Path(path).is_file():
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
 def read_metadata(path: PathLike) -> dict[str, Any]:
     """The keys and values of a GGUF file, arrays as lists. InputError as `read_header`, but
     nothing is said about the tensors."""

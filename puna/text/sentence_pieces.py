@@ -168,6 +168,7 @@ class SentencePieceTokenizer(Tokenizer):
         try:
             fields = list(protobuf.fields(self.content))
             pieces = [_piece(value) for number, value in fields if number == 1]
+            trainer = [f for n, value in fields if n == 2 for f in _fields(value)]
             normaliser = [f for n, value in fields if n == 3 for f in _fields(value)]
         except InputError as error:
             raise InputError(f"{fault}: {error}") from None
@@ -180,6 +181,7 @@ class SentencePieceTokenizer(Tokenizer):
                 f"control, control ({Kind.UNKNOWN}, {Kind.CONTROL}, {Kind.CONTROL})"
             )
         _check_names(self.path, pieces)
+        self._joins_pairs = dict(trainer).get(3) == _BPE
         return pieces
 
     def _load(self) -> Any:
@@ -200,6 +202,8 @@ class SentencePieceTokenizer(Tokenizer):
         prefixed = str(self.piece(ids[0])).startswith(" ") if ids else False
         if not prefixed or self.decode(ids) != _PROBE:
             raise self._unlike_llama()
+        if not self._joins_pairs:
+            raise InputError(f"{self.path}: is not byte-pair encoding, expected Llama's kind")
 
     def _unlike_llama(self) -> InputError:
         return InputError(

@@ -5,6 +5,7 @@ from pathlib import Path
 from puna.errors import InputError
 from puna.text.byte_pairs import BpeTokenizer
 from puna.text.files import PathLike
+from puna.text.gguf import is_gguf
 from puna.text.gguf_tokenizer import open_gguf
 from puna.text.sentence_pieces import SentencePieceTokenizer
 from puna.text.tokenizer_json import open_json
@@ -23,7 +24,7 @@ __all__ = [
 
 
 def open_tokenizer(path: PathLike, format: str | None = None) -> Tokenizer:
-    """Return the tokenizer in a file, by the end of its name: .model, .json or .gguf.
+    """Return the tokenizer in a file: GGUF by its first bytes, or by its name's end .model, .json.
 
     Of a folder, its tokenizer.model, or else its tokenizer.json.
     `format` names the prompt format of the model it belongs to; None takes what the file shows:
@@ -34,7 +35,7 @@ def open_tokenizer(path: PathLike, format: str | None = None) -> Tokenizer:
     if path.is_dir():
         inside = (path / name for name in ("tokenizer.model", "tokenizer.json"))
         path = next((file for file in inside if file.exists()), path / "tokenizer.model")
-    ending = path.suffix
+    ending = ".gguf" if is_gguf(path) else path.suffix
     if ending == ".json":
         return open_json(path, format)
     if ending == ".gguf":
