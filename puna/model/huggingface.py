@@ -100,15 +100,7 @@ def open_folder(folder: Path) -> Source:
         tensors[names[name]] = permuted(names[name], tensor, args, to_meta)
     if args.tie_embeddings:
         tensors.pop("output.weight", None)  # some files hold the same numbers twice
-    tokenizer = next(
-        (
-            folder / name
-            for name in ("tokenizer.model", "tokenizer.json")
-            if (folder / name).is_file()
-        ),
-        None,
-    )
-    return Source(args, tensors, tokenizer, {"from": "hf"})
+    return Source(args, tensors, tokenizer_in(folder), {"from": "hf"})
 
 
 def tokenizer_in(folder: Path) -> Path | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from puna.errors import InputError
-from puna.model import adapters, folders, lora, peft
+from puna.model import adapters, folders, huggingface, lora, peft
 from puna.model.adapters import Locate
 from puna.model.quantised import KINDS
 from puna.model.settings import model_args
@@ -26,8 +26,7 @@ def open_adapter(folder: Path, locate: Locate, open_base: Opener) -> Source:
     place, said = adapters.find_base(folder, record, locate)
     base = open_base(place)
     adapters.refuse_shape(folder, model_args(folder / "params.json"), base.args, place)
-    tokens = [folder / name for name in ("tokenizer.model", "tokenizer.json")]
-    tokenizer = next((path for path in tokens if path.is_file()), base.tokenizer)
+    tokenizer = huggingface.tokenizer_in(folder) or base.tokenizer
     return merged(folder, replace(base, tokenizer=tokenizer), said["stored"])
 
 
