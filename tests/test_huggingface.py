@@ -41,6 +41,8 @@ def change(folder, **values):
         ({"num_attention_heads": 0}, "n_heads is 0, a positive whole number was expected"),
         ({"hidden_size": 63}, "dim 63 must divide by twice n_heads 8"),
         ({"num_hidden_layers": 10**12}, "n_layers is 1000000000000, at most 4096 was expected"),
+        ({"max_position_embeddings": 2**21}, "max_seq_len is 2097152, at most 1048576 was"),
+        ({"hidden_size": 1 << 16}, "dim 65536 over n_heads 8 is 8192 a head, at most 1024 was"),
         ({"num_hidden_layers": "2"}, "n_layers is '2', a positive whole number was expected"),
         ({"rms_norm_eps": -1e-5}, "norm_eps is -1e-05, a positive number was expected"),
         ({"tie_word_embeddings": 1}, "tie_embeddings is 1, true or false was expected"),
@@ -170,6 +172,21 @@ def test_a_file_that_was_cut_after_it_was_opened_is_refused(folder):
             tensor.read()
 
 
+def test_a_file_that_is_gone_after_it_was_opened_is_refused(folder):
+    tensors = read_safetensors(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"model\.safetensors: cannot be read: No such file"):
+        tensors["model.norm.weight"].read()
+
+
+def test_a_tensor_of_whole_numbers_is_refused(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.int32)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"norm\.weight is torch\.int32, a floating type was"):
+        places.open_source(folder)
+
+
 def test_an_index_cannot_name_a_file_outside_the_folder(folder):
     (folder / "model.safetensors").unlink()
     write_json(folder / huggingface.INDEX, {"weight_map": {"lm_head.weight": "../x.safetensors"}})
@@ -198,6 +215,11 @@ def test_a_written_file_is_what_the_library_reads(tmp_path, dtype):
 
 
 # --- names of places
+
+
+def test_the_folder_one_is_in_may_be_the_place(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert places.open_source(".").args.dim == FAMILY["llama2"].dim
 
 
 def test_a_place_that_holds_no_model_is_told_what_was_expected(tmp_path):
