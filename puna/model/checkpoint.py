@@ -127,7 +127,7 @@ def load_tuned(
     InputError as in `load`, or for settings that differ from those of the adapter.
     """
     place = places.locate(Path(folder))
-    name = "" if place == Path(folder) else str(folder)  # smollm2, hf:owner/name
+    name = "" if place == Path(folder) else places.pinned(str(folder), place)  # smollm2, hf:...
     if adapters.holds(place):
         model, tokenizer = load(place)
         found = lora.config_of(model)

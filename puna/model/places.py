@@ -19,8 +19,9 @@ from puna.model.settings import model_args
 from puna.model.source import Source, expected_tensors
 
 Format = Literal["puna", "hf", "meta", "gguf", "peft"]
-HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "tokenizer.*"]
-HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w.-]+))?")
+HUB_FILES = ["model*.safetensors", huggingface.INDEX, huggingface.CONFIG, "tokenizer.*"]
+HUB = re.compile(r"hf:(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w.-]*))?")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def locate(name: Path | str) -> Path:
@@ -56,15 +57,23 @@ def downloaded(name: str, revision: str | None) -> Path:
     download that was cut off goes on where it stopped.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
     except LocalEntryNotFoundError:
         raise InputError(f"hf:{name}: not in the cache, and the hub cannot be reached") from None
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # the hub's, its HTTP library's, the disk's: no common class
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"hf:{name}: cannot be downloaded: {reason}") from None
+
+
+def pinned(name: str, place: Path) -> str:
+    """The name of a model that was found at `place`; one on the hub with the commit it is of."""
+    found = HUB.fullmatch(name)
+    if not found or place.parent.name != "snapshots" or not COMMIT.fullmatch(place.name):
+        return name
+    return f"hf:{found[1]}@{place.name}"
 
 
 def format_of(path: Path) -> Format:
