@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from puna.errors import InputError
-from puna.model import checkpoint, folders
+from puna.model import checkpoint, folders, transformer
 from puna.model.heads import RewardModel, ValueModel
+from puna.recipes import convert
 from puna.text.files import read_json, write_json
 from puna.text.tokenizer import Tokenizer
 from tests.faults import Killed, kill_at_rename
@@ -70,6 +71,20 @@ def test_half_precision_weights_keep_their_type(tmp_path, tiny_tokenizer):
     model, _ = checkpoint.load(tmp_path / "half")
     assert same(model, new_model().bfloat16())
     assert model.rope.dtype == torch.complex64
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_the_rotary_table_of_a_loaded_model_is_computed_once(folder, tmp_path, monkeypatch, dtype):
+    calls = []
+    table = transformer.rotary_table
+    monkeypatch.setattr(transformer, "rotary_table", lambda args: calls.append(1) or table(args))
+    copy = tmp_path / "copy"
+    convert.main(convert.Config(src=str(folder), dst=copy, to="hf"))
+    for place in (folder, copy):
+        calls.clear()
+        model, _ = checkpoint.load(place, dtype)
+        assert len(calls) == 1
+        assert torch.equal(model.rope, table(ARGS)) and model.rope.device.type == "cpu"
 
 
 def test_a_reward_model_comes_back_with_its_head(tmp_path, tiny_tokenizer):

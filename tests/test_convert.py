@@ -14,10 +14,12 @@ import torch
 from puna import cli
 from puna.errors import InputError
 from puna.model import checkpoint, folders, places
+from puna.model.lora import LoraConfig
 from puna.model.source import Source, Stored, expected_tensors
 from puna.model.transformer import ModelArgs
 from puna.recipes import convert
-from tests.models import new_model
+from puna.text.files import read_json, write_json
+from tests.models import generator, new_model
 from tests.test_family import FAMILY, random_source
 
 ROUND = ("meta", "puna", "hf", "gguf", "meta")
@@ -80,6 +82,52 @@ def test_every_member_survives_the_round(name, tmp_path, tiny_tokenizer):
         args.rope_scaling,
         args.tie_embeddings,
     )
+
+
+def flip(file: Path) -> None:
+    """Change a bit in the middle of a file."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("to", ["puna", "hf", "meta"])
+def test_a_folder_of_ours_with_a_flipped_bit_is_not_converted(model, to):
+    place = converted(model, to)
+    file = next(path for path in place.iterdir() if path.suffix in (".safetensors", ".pth"))
+    flip(file)
+    with pytest.raises(InputError, match=rf"{file.name}: its content differs from the SHA-256"):
+        converted(place, "puna")
+    assert places.open_source(place, verify=False).args.dim == 32
+
+
+def test_an_adapter_on_a_base_with_a_flipped_bit_is_not_converted(model, tmp_path):
+    tuned, tokenizer = checkpoint.load_tuned(model, LoraConfig(rank=2), generator())
+    checkpoint.save(tmp_path / "chat", tuned, tokenizer)
+    flip(model / "model.safetensors")
+    with pytest.raises(InputError, match=r"model/model\.safetensors: its content differs"):
+        converted(tmp_path / "chat", "puna")
+
+
+def test_a_checkpoint_whose_manifest_leaves_the_weights_out_is_not_converted(model):
+    record = read_json(model / "manifest.json")
+    del record["files"]["model.safetensors"]
+    write_json(model / "manifest.json", record)
+    with pytest.raises(InputError, match=r"manifest\.json: does not list model\.safetensors"):
+        converted(model, "hf")
+
+
+def test_a_manifest_that_is_not_ours_is_passed_over(model):
+    place = converted(model, "hf")
+    (place / "manifest.json").write_text('{"name": "some model"}')
+    assert same(weights(place), weights(model))
+
+
+def test_a_manifest_of_a_gigabyte_is_not_read(model):
+    with open(model / "manifest.json", "r+b") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(InputError, match=r"manifest\.json: has 1073741824 bytes, a manifest has"):
+        converted(model, "hf")
 
 
 def test_shards_merge_to_the_model_they_were_cut_from(model):

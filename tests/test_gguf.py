@@ -275,9 +275,15 @@ CHANGES = {
     "2^32 - 1 layers": (setting("llama.block_count", 2**32 - 1), "block_count is 4294967295"),
     "2^24 layers": (setting("llama.block_count", 2**24), "at most 2 for 21 tensors"),
     "a layer less": (setting("llama.block_count", 1), "blk.1.attn_q.weight is not part"),
-    "a context of 2^32 - 1": (setting("llama.context_length", 2**32 - 1), "context_length is"),
+    "a context of 2^32 - 1": (
+        setting("llama.context_length", 2**32 - 1),
+        "max_seq_len is 4294967295, at most 1048576 was expected",
+    ),
     "another feed-forward width": (setting("llama.feed_forward_length", 64), "has shape"),
-    "a huge feed-forward width": (setting("llama.feed_forward_length", 2**24), "has shape"),
+    "a huge feed-forward width": (
+        setting("llama.feed_forward_length", 2**24),
+        "hidden_dim is 16777216, at most 1048576 was expected",
+    ),
     "another vocabulary": (setting("llama.vocab_size", 383), "vocab_size is 383, 384 was"),
     "NaN": (
         setting("llama.attention.layer_norm_rms_epsilon", float("nan"), "float32"),

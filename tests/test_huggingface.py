@@ -1,19 +1,24 @@
 """Hugging Face folders and safetensors files: what is refused, by name, and before it is read."""
 
 import json
+import shutil
 import struct
 from fnmatch import fnmatch
 
 import pytest
 import torch
+from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 
 from puna.errors import InputError
-from puna.model import huggingface, places
+from puna.model import checkpoint, huggingface, places
 from puna.model.checkpoint import from_source
+from puna.model.lora import LoraConfig
 from puna.model.safetensors import read_safetensors, write_safetensors
 from puna.model.source import Stored
+from puna.recipes import convert
 from puna.text.files import read_json, write_json
+from tests.models import generator, new_model
 from tests.test_family import FAMILY, random_source
 
 
@@ -41,6 +46,8 @@ def change(folder, **values):
         ({"num_attention_heads": 0}, "n_heads is 0, a positive whole number was expected"),
         ({"hidden_size": 63}, "dim 63 must divide by twice n_heads 8"),
         ({"num_hidden_layers": 10**12}, "n_layers is 1000000000000, at most 4096 was expected"),
+        ({"max_position_embeddings": 2**21}, "max_seq_len is 2097152, at most 1048576 was"),
+        ({"hidden_size": 1 << 16}, "dim 65536 over n_heads 8 is 8192 a head, at most 1024 was"),
         ({"num_hidden_layers": "2"}, "n_layers is '2', a positive whole number was expected"),
         ({"rms_norm_eps": -1e-5}, "norm_eps is -1e-05, a positive number was expected"),
         ({"tie_word_embeddings": 1}, "tie_embeddings is 1, true or false was expected"),
@@ -58,6 +65,55 @@ def test_a_config_with_a_wrong_value_is_refused_by_its_key(folder, values, reaso
     with pytest.raises(InputError, match=r"config\.json") as error:
         huggingface.open_folder(folder)
     assert reason in str(error.value)
+
+
+def leave_out(folder, *keys):
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", {k: v for k, v in config.items() if k not in keys})
+
+
+NEEDED = ["intermediate_size", "max_position_embeddings"]
+
+
+@pytest.mark.parametrize("key", NEEDED)
+def test_a_setting_with_a_default_of_transformers_must_not_be_left_out(folder, key):
+    leave_out(folder, key)
+    with pytest.raises(InputError, match=rf"config\.json: {key} is missing"):
+        huggingface.open_folder(folder)
+
+
+@pytest.mark.parametrize("key", [*NEEDED, "num_key_value_heads", "sliding_window"])
+def test_a_setting_with_a_default_of_mistral_must_not_be_left_out(tmp_path, key):
+    huggingface.write_folder(random_source(FAMILY["mistral"]), tmp_path)
+    leave_out(tmp_path, key)
+    with pytest.raises(InputError, match=rf"config\.json: {key} is missing"):
+        huggingface.open_folder(tmp_path)
+
+
+def test_a_mistral_whose_window_is_null_sees_everything(tmp_path):
+    huggingface.write_folder(random_source(FAMILY["mistral"]), tmp_path)
+    change(tmp_path, sliding_window=None)
+    assert huggingface.open_folder(tmp_path).args.sliding_window is None
+
+
+def test_a_window_that_is_not_used_is_refused(tmp_path):
+    huggingface.write_folder(random_source(FAMILY["mistral"]), tmp_path)
+    change(tmp_path, use_sliding_window=False)
+    with pytest.raises(InputError, match="use_sliding_window is False and sliding_window 12"):
+        huggingface.open_folder(tmp_path)
+
+
+def test_the_context_of_llama_1_may_have_its_old_name(folder):
+    change(folder, max_sequence_length=96)
+    assert huggingface.open_folder(folder).args.max_seq_len == 96
+    leave_out(folder, "max_position_embeddings")
+    assert huggingface.open_folder(folder).args.max_seq_len == 96
+
+
+def test_two_contexts_that_differ_are_refused(folder):
+    change(folder, max_sequence_length=95)
+    with pytest.raises(InputError, match="max_sequence_length is 95, expected 96"):
+        huggingface.open_folder(folder)
 
 
 def test_a_config_with_nan_is_refused(folder):
@@ -170,6 +226,21 @@ def test_a_file_that_was_cut_after_it_was_opened_is_refused(folder):
             tensor.read()
 
 
+def test_a_file_that_is_gone_after_it_was_opened_is_refused(folder):
+    tensors = read_safetensors(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"model\.safetensors: cannot be read: No such file"):
+        tensors["model.norm.weight"].read()
+
+
+def test_a_tensor_of_whole_numbers_is_refused(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.int32)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"norm\.weight is torch\.int32, a floating type was"):
+        places.open_source(folder)
+
+
 def test_an_index_cannot_name_a_file_outside_the_folder(folder):
     (folder / "model.safetensors").unlink()
     write_json(folder / huggingface.INDEX, {"weight_map": {"lm_head.weight": "../x.safetensors"}})
@@ -200,14 +271,64 @@ def test_a_written_file_is_what_the_library_reads(tmp_path, dtype):
 # --- names of places
 
 
+def test_the_folder_one_is_in_may_be_the_place(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert places.open_source(".").args.dim == FAMILY["llama2"].dim
+
+
 def test_a_place_that_holds_no_model_is_told_what_was_expected(tmp_path):
     with pytest.raises(InputError, match="holds no model; a checkpoint folder, a Hugging Face"):
         places.open_source(tmp_path)
 
 
-def test_a_name_on_the_hub_is_checked_before_anything_is_fetched():
+@pytest.mark.parametrize("name", ["../../etc", "../x", "x/..", "x/y@..", "x/y@", "x"])
+def test_a_name_on_the_hub_is_checked_before_anything_is_fetched(name):
     with pytest.raises(InputError, match="expected hf:owner/name"):
-        places.open_source("hf:../../etc")
+        places.open_source(f"hf:{name}")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (errors.HFValidationError("Cannot have --\nin it"), "cannot be downloaded: Cannot have --"),
+        (errors.HTTPError("peer closed connection"), "downloaded: peer closed connection"),
+        (errors.LocalEntryNotFoundError("x"), "not in the cache, and the hub cannot be reached"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (RuntimeError(), "cannot be downloaded: RuntimeError"),
+    ],
+)
+def test_a_download_that_fails_says_so_in_one_line(monkeypatch, error, reason):
+    def failed(name, **options):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", failed)
+    with pytest.raises(InputError, match=r"^hf:a/b: ") as caught:
+        places.open_source("hf:a/b")
+    assert reason in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_adapter_remembers_the_commit_of_its_base_on_the_hub(
+    tmp_path, tiny_tokenizer, monkeypatch
+):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    place = tmp_path / "models--a--b" / "snapshots" / commit
+    checkpoint.save(tmp_path / "base", new_model(), tiny_tokenizer)
+    convert.main(convert.Config(src=str(tmp_path / "base"), dst=place, to="hf"))
+    asked = []
+
+    def fetched(name, revision, **options):
+        asked.append(revision)
+        return str(place)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
+    monkeypatch.chdir(tmp_path)
+    model, tokenizer = checkpoint.load_tuned("hf:a/b", LoraConfig(rank=2), generator())
+    checkpoint.save("chat", model, tokenizer)
+    assert read_json("chat/manifest.json")["base"]["path"] == f"hf:a/b@{commit}"
+    shutil.move("chat", tmp_path / "elsewhere" / "chat")
+    asked.clear()
+    checkpoint.load(tmp_path / "elsewhere" / "chat")
+    assert asked == [commit]
 
 
 def test_a_name_on_the_hub_fetches_weights_settings_and_tokenizer_and_nothing_else(
@@ -228,7 +349,7 @@ def test_a_name_on_the_hub_fetches_weights_settings_and_tokenizer_and_nothing_el
 
 
 SHIPPED = ["config.json", "model.safetensors", "modeling_evil.py", "pytorch_model.bin"]
-SHIPPED += ["tokenizer.json", "chat_template.jinja", "README.md"]
+SHIPPED += ["consolidated.safetensors", "tokenizer.json", "chat_template.jinja", "README.md"]
 
 
 def test_the_packaged_model_is_found_without_running_the_package(tmp_path, monkeypatch):

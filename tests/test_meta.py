@@ -279,6 +279,13 @@ def test_a_vocabulary_by_the_tokenizer_needs_one(released):
         open_meta(released)
 
 
+def test_settings_of_a_gigabyte_are_not_read(released):
+    with open(released / "params.json", "r+b") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(InputError, match=r"params\.json: has 1073741824 bytes"):
+        open_meta(released)
+
+
 def test_a_million_million_layers_are_refused_without_being_listed(released):
     settings = read_json(released / "params.json") | {"n_layers": 10**12}
     write_json(released / "params.json", settings)

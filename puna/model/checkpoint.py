@@ -26,7 +26,7 @@ from puna.model.settings import model_args, params
 from puna.model.source import Source
 from puna.model.state import load_state, save_state
 from puna.model.tensors import read_tensors, refuse_differences
-from puna.model.transformer import ModelArgs, Transformer, rotary_table
+from puna.model.transformer import ModelArgs, Transformer
 from puna.text.files import PathLike, write_json
 from puna.text.tokenizer import Tokenizer, open_tokenizer
 
@@ -131,7 +131,6 @@ def from_source(source: Source, dtype: torch.dtype = torch.float32) -> Transform
             raise InputError(f"tensor {name}: holds NaN or infinity")
         owner, _, last = name.rpartition(".")
         setattr(model.get_submodule(owner), last, nn.Parameter(value))
-    model.rope = rotary_table(source.args)
     return model
 
 
@@ -145,7 +144,7 @@ def load_tuned(
     shared trunk. InputError as in `load`, or for settings that differ from those of the adapter.
     """
     place = places.locate(Path(folder))
-    name = "" if place == Path(folder) else str(folder)  # smollm2, hf:owner/name
+    name = "" if place == Path(folder) else places.pinned(str(folder), place)  # smollm2, hf:...
     if adapters.holds(place):
         model, tokenizer = load(place)
         found = lora.config_of(model)
@@ -199,5 +198,4 @@ def _load(folder: Path, kind: str, build: Callable[[Transformer], M]) -> tuple[M
     shapes = {short: model.state_dict()[name] for short, name in names.items()}
     refuse_differences(folder / FILES[0], tensors, shapes)
     model.load_state_dict({names[n]: tensor for n, tensor in tensors.items()}, assign=True)
-    transformer.rope = rotary_table(args)
     return model, tokenizer

@@ -10,6 +10,7 @@ from puna.errors import InputError
 from puna.text.files import read_json, sha256, write_json
 
 MANIFEST = "manifest.json"
+MOST_BYTES = 1 << 24  # of a manifest
 
 
 def commit(folder: Path, write: Callable[[Path], None]) -> None:
@@ -52,8 +53,10 @@ def recover(folder: Path) -> None:
 
 def current(folder: Path) -> Path:
     """Where the folder's contents are now: in its place, or beside it while it is replaced."""
+    if folder.exists():
+        return folder
     old = sibling(folder, "old")
-    return old if old.exists() and not folder.exists() else folder
+    return old if old.exists() else folder
 
 
 def sibling(folder: Path, suffix: str) -> Path:
@@ -70,18 +73,32 @@ def seal(folder: Path, **record: Any) -> None:
     write_json(folder / MANIFEST, {"format": 1, **record, "files": files})
 
 
+def sealed(folder: Path) -> bool:
+    """Whether a folder has a manifest of ours. InputError if its manifest.json cannot be read."""
+    path = folder / MANIFEST
+    record = _record(path) if path.is_file() else None
+    return isinstance(record, dict) and {"format", "files"} <= record.keys()
+
+
 def manifest(folder: Path) -> dict[str, Any]:
     """The record of a sealed folder, unchecked. InputError if there is none."""
     path = folder / MANIFEST
     if not path.is_file():
         there = "has no manifest.json" if folder.is_dir() else "does not exist"
         raise InputError(f"{folder}: {there}, a checkpoint folder was expected")
-    record = read_json(path)
+    record = _record(path)
     if not isinstance(record, dict) or not isinstance(record.get("files"), dict):
         raise InputError(
             f"{path}: has no table of files, the manifest of a checkpoint was expected"
         )
     return record
+
+
+def _record(path: Path) -> Any:
+    """The JSON value of a manifest. InputError if it is far larger than one can be."""
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise InputError(f"{path}: has {size} bytes, a manifest has at most {MOST_BYTES}")
+    return read_json(path)
 
 
 def verify(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from are not in such a file, so the usual ones are tried (ours are written besid
 
 import math
 from collections.abc import Mapping
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from puna.errors import InputError
 from puna.model.gguf_tensors import read_tensor
+from puna.model.settings import checked
 from puna.model.transformer import ModelArgs, RopeScaling, stretched
 from puna.text.gguf import Field, Header
 
@@ -28,7 +29,6 @@ SCALING_KEYS = {
     "high_freq_factor": "float32",
     "original_max_seq_len": "uint32",
 }
-LARGEST = 2**24  # of a setting; no model in use has more tokens, positions or columns
 
 # settings that change nothing at these values; None: at any
 WITHOUT_EFFECT: dict[str, tuple[Any, ...] | None] = {
@@ -140,12 +140,12 @@ class _Settings:
         return InputError(f"{self.path}: llama.{key} is {value!r:.60}, {expected} was expected")
 
     def whole(self, key: str, default: int | None = None, least: int = 1) -> int:
-        """A whole number from `least` to `LARGEST`; one for each layer must be the same for all."""
+        """A whole number from `least` on; one for each layer must be the same for all."""
         value = self._given(key, default)
         if isinstance(value, list) and len(set(value)) == 1:
             value = value[0]
-        if type(value) is not int or not least <= value <= LARGEST:
-            raise self.fault(key, value, f"a whole number from {least} to {LARGEST}")
+        if type(value) is not int or value < least:
+            raise self.fault(key, value, f"a whole number from {least} on")
         return value
 
     def real(self, key: str, default: float | None = None) -> float:
@@ -178,7 +178,8 @@ class _Settings:
 
 def _with_scaling(header: Header, settings: Mapping[str, Any]) -> ModelArgs:
     """The settings with the stretch of rotations that the file's divisors come from."""
-    args = ModelArgs(**settings)
+    settings = {key: value for key, value in settings.items() if value is not None}
+    args = checked(settings, header.path)
     place = header.tensors.get(DIVISORS)
     if place is None:
         return args
@@ -188,7 +189,7 @@ def _with_scaling(header: Header, settings: Mapping[str, Any]) -> ModelArgs:
     found = read_tensor(header.path, place).float()
     for scaling in (*_noted(header), *SCALINGS):
         if torch.allclose(divisors(args, scaling), found, rtol=1e-4):
-            return ModelArgs(**settings, rope_scaling=scaling)
+            return checked({**settings, "rope_scaling": asdict(scaling)}, header.path)
     known = " or ".join(f"{scaling.factor:g}" for scaling in SCALINGS)
     raise InputError(f"{header.path}: {DIVISORS} is not Llama 3's stretch by {known}")
 

@@ -65,6 +65,16 @@ FIXED = {
     "rope_interleaved": (False,),
     "use_sliding_window": (True, False),
 }
+# Keys for which transformers has values of its own when they are left out, by model_type.
+REQUIRED = {
+    "llama": ("intermediate_size", "max_position_embeddings"),
+    "mistral": (
+        "intermediate_size",
+        "max_position_embeddings",
+        "num_key_value_heads",
+        "sliding_window",
+    ),
+}
 SIZES = {
     "dim": "hidden_size",
     "n_layers": "num_hidden_layers",
@@ -100,15 +110,7 @@ def open_folder(folder: Path) -> Source:
         tensors[names[name]] = permuted(names[name], tensor, args, to_meta)
     if args.tie_embeddings:
         tensors.pop("output.weight", None)  # some files hold the same numbers twice
-    tokenizer = next(
-        (
-            folder / name
-            for name in ("tokenizer.model", "tokenizer.json")
-            if (folder / name).is_file()
-        ),
-        None,
-    )
-    return Source(args, tensors, tokenizer, {"from": "hf"})
+    return Source(args, tensors, tokenizer_in(folder), {"from": "hf"})
 
 
 def tokenizer_in(folder: Path) -> Path | None:
@@ -143,10 +145,9 @@ def read_files(folder: Path) -> dict[str, Stored]:
 
 def read_config(path: Path) -> ModelArgs:
     """The settings in a config.json of the Llama or Mistral kind. InputError names the key."""
-    given = {key: value for key, value in read_settings(path).items() if value is not None}
-    kind = given.get("model_type")
-    if kind not in ("llama", "mistral"):
-        raise InputError(f"{path}: model_type is {kind!r}, expected llama or mistral")
+    found = read_settings(path)
+    refuse_gaps(found, path)
+    given = {key: value for key, value in found.items() if value is not None}
     rope = given.pop("rope_scaling", None) or given.pop("rope_parameters", None) or {}
     given.pop("rope_parameters", None)
     theirs = {name: key for key, name in SIZES.items()}
@@ -158,15 +159,38 @@ def read_config(path: Path) -> ModelArgs:
             raise InputError(f"{path}: {key} is {value!r}, expected {FIXED[key][0]!r}")
         elif key not in FIXED and key not in SILENT and key != "head_dim":
             raise InputError(f"{path}: unknown setting {key}")
-    if kind == "llama" and values.get("sliding_window") is not None:
+    if given["model_type"] == "llama" and "sliding_window" in values:
         raise InputError(f"{path}: sliding_window is not a setting of a llama model")
+    if "sliding_window" in values and given.get("use_sliding_window") is False:
+        raise InputError(
+            f"{path}: use_sliding_window is False and sliding_window {values['sliding_window']!r}, "
+            "expected one of the two"
+        )
     values |= read_rope(rope, path)
     values.setdefault("norm_eps", 1e-6)  # what their code takes where the file says nothing
-    values.setdefault("max_seq_len", 2048)
     args = checked(values, path)
     if given.get("head_dim", args.head_dim) != args.head_dim:
         raise InputError(f"{path}: head_dim is {given['head_dim']!r}, expected {args.head_dim}")
     return args
+
+
+def refuse_gaps(found: dict[str, Any], path: Path) -> None:
+    """InputError for another kind of model, and for a setting that must not be left out.
+
+    The name that Llama 1's files have for the context is turned into the usual one.
+    """
+    kind = found.get("model_type")
+    if kind not in ("llama", "mistral"):
+        raise InputError(f"{path}: model_type is {kind!r}, expected llama or mistral")
+    old = found.pop("max_sequence_length", None)
+    if found.get("max_position_embeddings") is None:
+        found["max_position_embeddings"] = old
+    context = found["max_position_embeddings"]
+    if old is not None and old != context:
+        raise InputError(f"{path}: max_sequence_length is {old!r}, expected {context!r}")
+    for key in REQUIRED[kind]:
+        if key not in found or (found[key] is None and key in REQUIRED["llama"]):
+            raise InputError(f"{path}: {key} is missing")
 
 
 def read_rope(rope: Any, path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from puna.errors import InputError
-from puna.model import adapters, folders, lora, peft
+from puna.model import adapters, folders, huggingface, lora, peft
 from puna.model.adapters import Locate
 from puna.model.quantised import KINDS
 from puna.model.settings import model_args
@@ -24,10 +24,11 @@ def open_adapter(folder: Path, locate: Locate, open_base: Opener) -> Source:
     folder = folders.current(folder)
     record = folders.verify(folder, adapters.files(folders.manifest(folder)))
     place, said = adapters.find_base(folder, record, locate)
+    if adapters.holds(place):
+        raise InputError(f"{folder}: its base {place} holds an adapter, a base model was expected")
     base = open_base(place)
     adapters.refuse_shape(folder, model_args(folder / "params.json"), base.args, place)
-    tokens = [folder / name for name in ("tokenizer.model", "tokenizer.json")]
-    tokenizer = next((path for path in tokens if path.is_file()), base.tokenizer)
+    tokenizer = huggingface.tokenizer_in(folder) or base.tokenizer
     return merged(folder, replace(base, tokenizer=tokenizer), said["stored"])
 
 

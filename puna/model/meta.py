@@ -20,11 +20,11 @@ from torch import Tensor
 
 from puna.errors import InputError
 from puna.model.pickled import InFile, PthWriter, read_pth
-from puna.model.settings import model_args, params
+from puna.model.settings import model_args, params, read_settings
 from puna.model.source import Source, Stored, expected_tensors
 from puna.model.tensors import NAMED
 from puna.model.transformer import ModelArgs
-from puna.text.files import PathLike, read_json, write_json
+from puna.text.files import PathLike, write_json
 from puna.text.tokenizer import open_tokenizer
 
 CHECKLIST, PARAMS, TOKENIZER = "checklist.chk", "params.json", "tokenizer.model"
@@ -191,8 +191,7 @@ def _shard_files(folder: Path) -> list[Path]:
 
 def _tokenizer_size(path: Path, tokenizer: Path | None) -> int:
     """The number of tokens, which is looked up only for a vocab_size of -1; else 0."""
-    given = read_json(path)
-    if not isinstance(given, dict) or given.get("vocab_size") != -1:
+    if read_settings(path).get("vocab_size") != -1:
         return 0
     if tokenizer is None:
         raise InputError(f"{path}: vocab_size is -1, and no {TOKENIZER} is beside it or above")

@@ -8,6 +8,7 @@ read as the model that its adapter and the base it names are together.
 import importlib.util
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,8 +20,9 @@ from puna.model.source import Source, expected_tensors
 from puna.text.gguf import is_gguf
 
 Format = Literal["puna", "hf", "meta", "gguf", "peft"]
-HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "tokenizer.*"]
-HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w.-]+))?")
+HUB_FILES = ["model*.safetensors", huggingface.INDEX, huggingface.CONFIG, "tokenizer.*"]
+HUB = re.compile(r"hf:(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w.-]*))?")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def locate(name: Path | str) -> Path:
@@ -56,15 +58,23 @@ def downloaded(name: str, revision: str | None) -> Path:
     download that was cut off goes on where it stopped.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
     except LocalEntryNotFoundError:
         raise InputError(f"hf:{name}: not in the cache, and the hub cannot be reached") from None
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # the hub's, its HTTP library's, the disk's: no common class
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"hf:{name}: cannot be downloaded: {reason}") from None
+
+
+def pinned(name: str, place: Path) -> str:
+    """The name of a model that was found at `place`; one on the hub with the commit it is of."""
+    found = HUB.fullmatch(name)
+    if not found or place.parent.name != "snapshots" or not COMMIT.fullmatch(place.name):
+        return name
+    return f"hf:{found[1]}@{place.name}"
 
 
 def format_of(path: Path) -> Format:
@@ -97,13 +107,18 @@ def known(path: Path) -> bool:
         return False
 
 
-def open_source(name: Path | str) -> Source:
+def open_source(name: Path | str, verify: bool = True) -> Source:
     """A model in any format, its tensors not yet read; names and shapes are those of its settings.
 
-    InputError names the first thing that is unknown, missing or wrong.
+    verify: compare a folder that Puna wrote, in whatever format, with the SHA-256 in its manifest
+    first, which reads it whole. InputError names the first thing that is unknown, missing, wrong
+    or, so verified, changed.
     """
-    path = locate(name)
-    source = READERS[format_of(path)](path)
+    path = folders.current(locate(name))
+    kind = format_of(path)
+    if verify and (kind == "puna" or (kind in ("hf", "meta") and folders.sealed(path))):
+        folders.verify(path, ())
+    source = READERS[kind](path, partial(open_source, verify=verify))
     expected = expected_tensors(source.args)
     for tensor in source.tensors:
         if tensor not in expected:
@@ -114,31 +129,31 @@ def open_source(name: Path | str) -> Source:
         if source.tensors[tensor].shape != shape:
             found = list(source.tensors[tensor].shape)
             raise InputError(f"{path}: tensor {tensor} has shape {found}, expected {list(shape)}")
+        if not (dtype := source.tensors[tensor].dtype).is_floating_point:
+            raise InputError(f"{path}: tensor {tensor} is {dtype}, a floating type was expected")
     return source
 
 
-def open_puna(folder: Path) -> Source:
+def open_puna(folder: Path, open_base: merged.Opener) -> Source:
     """A checkpoint of Puna that holds a language model."""
-    folder = folders.current(folder)
-    kind = folders.manifest(folder).get("kind")
-    if kind != "transformer":
+    record = folders.manifest(folder)
+    if (kind := record.get("kind")) != "transformer":
         raise InputError(f"{folder}: holds a {kind} model, a transformer model was expected")
     if adapters.holds(folder):
-        return merged.open_adapter(folder, locate, open_source)
+        return merged.open_adapter(folder, locate, open_base)
+    for name in ("model.safetensors", "params.json"):
+        if name not in record["files"]:
+            raise InputError(f"{folder / folders.MANIFEST}: does not list {name}")
     tokenizer = huggingface.tokenizer_in(folder)
     args = model_args(folder / "params.json")
-    return Source(args, read_safetensors(folder / "model.safetensors"), tokenizer, {"from": "puna"})
+    told = {"from": "puna", "prompt_format": record.get("prompt_format")}
+    return Source(args, read_safetensors(folder / "model.safetensors"), tokenizer, told)
 
 
-def open_peft(folder: Path) -> Source:
-    """An adapter in PEFT's format, merged into the base that it names."""
-    return merged.open_peft(folder, locate, open_source)
-
-
-READERS: dict[Format, Callable[[Path], Source]] = {
+READERS: dict[Format, Callable[[Path, merged.Opener], Source]] = {
     "puna": open_puna,
-    "hf": huggingface.open_folder,
-    "meta": meta.open_meta,
-    "gguf": gguf.open_gguf,
-    "peft": open_peft,
+    "hf": lambda path, _: huggingface.open_folder(path),
+    "meta": lambda path, _: meta.open_meta(path),
+    "gguf": lambda path, _: gguf.open_gguf(path),
+    "peft": lambda path, open_base: merged.open_peft(path, locate, open_base),
 }

@@ -74,8 +74,11 @@ def stored(path: Path, name: str, entry: Mapping[str, Any], base: int) -> Stored
 def read_bytes(
     path: Path, offset: int, size: int, dtype: torch.dtype, shape: Sequence[int]
 ) -> Tensor:
-    """`size` bytes of a file from `offset` on, as a tensor. InputError if the file is shorter."""
-    data = np.fromfile(path, dtype=np.uint8, count=size, offset=offset)
+    """`size` bytes of a file from `offset` on, as a tensor. InputError if it is shorter or gone."""
+    try:
+        data = np.fromfile(path, dtype=np.uint8, count=size, offset=offset)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     if len(data) != size:
         raise InputError(
             f"{path}: ends at byte {offset + len(data)}, {offset + size} were expected"

@@ -25,10 +25,11 @@ LARGEST = {
     "vocab_size": 1 << 24,
     "multiple_of": 1 << 20,
     "hidden_dim": 1 << 20,
-    "max_seq_len": 1 << 22,
+    "max_seq_len": 1 << 20,
     "sliding_window": 1 << 22,
     "original_max_seq_len": 1 << 22,
 }
+MOST_HEAD_DIM = 1 << 10  # with max_seq_len: a rotary table of 4 GB
 MOST_BYTES = 1 << 20  # of a file of settings
 
 
@@ -92,6 +93,11 @@ def checked(given: Mapping[str, Any], place: Path | str) -> ModelArgs:
         raise InputError(
             f"{place}: dim {args.dim} must divide by twice n_heads {args.n_heads}, "
             f"and n_heads by n_kv_heads {args.kv_heads}"
+        )
+    if args.head_dim > MOST_HEAD_DIM:
+        raise InputError(
+            f"{place}: dim {args.dim} over n_heads {args.n_heads} is {args.head_dim} a head, "
+            f"at most {MOST_HEAD_DIM} was expected"
         )
     return args
 

@@ -35,7 +35,7 @@ def main(config: Config) -> dict:
         console.print(table(PRESETS))
         return {}
     known = PRESETS.get(config.model)
-    args = known or places.open_source(config.model).args
+    args = known or places.open_source(config.model, verify=False).args
     console.print(table({config.model: args}))
     return {"parameters": parameter_count(args), **params(args)}
 
