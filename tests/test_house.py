@@ -20,7 +20,7 @@ WALLS = {
     "model": {"text", "errors"},
     "engine": {"model", "numerics", "text", "errors"},
     "recipes": {
-        *("config", "run", "console", "text", "data", "model"),
+        *("config", "run", "lock", "console", "text", "data", "model"),
         *("numerics", "engine", "evaluation", "errors"),
     },
     "describe": {"errors"},
