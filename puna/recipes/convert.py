@@ -120,7 +120,8 @@ def fill(config: Config, source: Source, place: Path) -> None:
     assert source.tokenizer is not None
     tokenizer = open_tokenizer(source.tokenizer)
     if config.to == "hf":
-        huggingface.write_folder(source, place, (tokenizer.bos_id, tokenizer.eos_id))
+        ends = (tokenizer.bos_id, tokenizer.eos_id)
+        huggingface.write_folder(source, place, ends, tokenizer.control)
         tokenizer.save(place)
         if isinstance(tokenizer, SentencePieceTokenizer):
             export_json(tokenizer, place / "tokenizer.json")
