@@ -16,10 +16,12 @@ from puna.errors import InputError
 from puna.model import checkpoint, folders, places
 from puna.model.lora import LoraConfig
 from puna.model.source import Source, Stored, expected_tensors
-from puna.model.transformer import ModelArgs
+from puna.model.transformer import ModelArgs, Transformer
 from puna.recipes import convert
 from puna.text.files import read_json, write_json
-from tests.models import generator, new_model
+from puna.text.tokenizer import open_tokenizer
+from tests.models import ARGS, generator, new_model
+from tests.test_byte_pairs import trained
 from tests.test_family import FAMILY, random_source
 
 ROUND = ("meta", "puna", "hf", "gguf", "meta")
@@ -192,6 +194,7 @@ def test_the_command_takes_source_and_target_by_their_place(model, capsys):
     assert line.endswith("  out.gguf\n") and len(line.split()[0]) == 64
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("to", ["hf", "gguf"])
 @pytest.mark.parametrize("place", ["model", "model/inside", "."])
 def test_the_source_is_never_the_target(model, to, place):
@@ -239,6 +242,27 @@ def test_nan_is_refused_by_name_also_where_the_type_stays(tmp_path, tiny_tokeniz
         with pytest.raises(InputError, match=r"tensor norm\.weight: holds a number"):
             converted(tmp_path / "broken", to)
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+=======
+# --- what transformers makes of the folder
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("format", ["llama2", "llama3", "chatml"])
+def test_transformers_takes_begin_end_and_ids_from_the_folder(tmp_path, tiny_tokenizer, format):
+    transformers = pytest.importorskip("transformers")
+    own = tiny_tokenizer
+    if format != "llama2":
+        trained(format).save(str(tmp_path / "tokenizer.json"))
+        own = open_tokenizer(tmp_path / "tokenizer.json")
+    args = replace(ARGS, vocab_size=own.vocab_size)
+    checkpoint.save(tmp_path / "model", Transformer(args).init_weights(generator()), own)
+    found = transformers.AutoTokenizer.from_pretrained(converted(tmp_path / "model", "hf"))
+    assert (found.bos_token_id, found.eos_token_id) == (own.bos_id, own.eos_id)
+    for text in ("A latte, please.", "  2 x flat white (oat) ", "tea\n\n\tno sugar", "🙂é"):
+        ids = own.encode(text)
+        assert found.encode(text, add_special_tokens=False) == ids
+        assert found.decode(ids) == own.decode(ids)
+>>>>>>> fixy
 
 
 # --- a real model: stories260K of llama2.c

@@ -5,7 +5,7 @@ head (i, i + head_dim/2) instead of neighbours (2i, 2i+1), so the rows of q and 
 order.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from puna.model.transformer import ModelArgs
 from puna.text.files import write_json
 
 CONFIG = "config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9  # of one file; more go to the next
 LAYER = {
@@ -231,15 +232,40 @@ def config(args: ModelArgs, dtype: str) -> dict[str, Any]:
     return found
 
 
-def write_folder(source: Source, folder: Path, ends: tuple[int | None, int] = (1, 2)) -> None:
+def tokenizer_config(
+    args: ModelArgs, ends: tuple[int | None, int], control: Mapping[str, int]
+) -> dict[str, Any]:
+    """tokenizer_config.json: tokenizer.json as it is, and which tokens begin and end a text.
+
+    control: the ids of the control tokens by name, as a tokenizer has them.
+    """
+    names = {token: name for name, token in control.items()}
+    tokens = {"bos_token": ends[0], "eos_token": ends[1]}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{role: names.get(token) for role, token in tokens.items() if token is not None},
+        "model_max_length": args.max_seq_len,
+        "clean_up_tokenization_spaces": False,  # a text comes back as it was
+    }
+
+
+def write_folder(
+    source: Source,
+    folder: Path,
+    ends: tuple[int | None, int] = (1, 2),
+    control: Mapping[str, int] | None = None,
+) -> None:
     """Write config.json, generation_config.json and the weights; one tensor in memory at a time.
 
-    ends: the ids that begin a sequence (None: there is none) and end an answer.
+    ends: the ids that begin a sequence (None: there is none) and end an answer; control: the ids of
+    the tokenizer's control tokens by name, with which tokenizer_config.json is written too.
     """
     dtype = str(source.tensors["tok_embeddings.weight"].dtype).removeprefix("torch.")
     tokens = {"bos_token_id": ends[0], "eos_token_id": ends[1]}
     write_json(folder / CONFIG, {**config(source.args, dtype), **tokens})
     write_json(folder / "generation_config.json", tokens)
+    if control is not None:
+        write_json(folder / TOKENIZER_CONFIG, tokenizer_config(source.args, ends, control))
     tensors = {
         theirs(name): permuted(name, tensor, source.args, from_meta)
         for name, tensor in source.tensors.items()

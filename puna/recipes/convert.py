@@ -155,7 +155,8 @@ def fill(config: Config, source: Source, place: Path) -> None:
     """Fill a folder in one of the three formats, and seal it with the SHA-256 of every file."""
     tokenizer = checkpoint.tokenizer_for(source, config.src)
     if config.to == "hf":
-        huggingface.write_folder(source, place, (tokenizer.bos_id, tokenizer.eos_id))
+        ends = (tokenizer.bos_id, tokenizer.eos_id)
+        huggingface.write_folder(source, place, ends, tokenizer.control)
         tokenizer.save(place)
         if isinstance(tokenizer, SentencePieceTokenizer):
             export_json(tokenizer, place / "tokenizer.json")
