@@ -194,7 +194,6 @@ def test_the_command_takes_source_and_target_by_their_place(model, capsys):
     assert line.endswith("  out.gguf\n") and len(line.split()[0]) == 64
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("to", ["hf", "gguf"])
 @pytest.mark.parametrize("place", ["model", "model/inside", "."])
 def test_the_source_is_never_the_target(model, to, place):
@@ -242,7 +241,8 @@ def test_nan_is_refused_by_name_also_where_the_type_stays(tmp_path, tiny_tokeniz
         with pytest.raises(InputError, match=r"tensor norm\.weight: holds a number"):
             converted(tmp_path / "broken", to)
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
-=======
+
+
 # --- what transformers makes of the folder
 
 
@@ -262,7 +262,6 @@ def test_transformers_takes_begin_end_and_ids_from_the_folder(tmp_path, tiny_tok
         ids = own.encode(text)
         assert found.encode(text, add_special_tokens=False) == ids
         assert found.decode(ids) == own.decode(ids)
->>>>>>> fixy
 
 
 # --- a real model: stories260K of llama2.c
