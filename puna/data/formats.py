@@ -20,6 +20,7 @@ from puna.data.corpus import Document, Ledger
 from puna.data.records import STAGE, Record, Skipped, parse
 from puna.errors import InputError
 from puna.text.dialog import Dialog, Label, Preference
+from puna.text.files import bounded
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".txt", ".parquet")  # taken from a folder; also + ".gz"
 R = TypeVar("R", Dialog, Preference, Label, Document)
@@ -154,7 +155,7 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         with _open(file) as stream:
-            for number, line in enumerate(stream, 1):
+            for number, line in enumerate(bounded(stream, file), 1):
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{file}:{number}: is not UTF-8 text: {error.reason}") from None

@@ -16,6 +16,7 @@ from pathlib import Path
 from puna import config as settings_of
 from puna.console import Board
 from puna.evaluation import report
+from puna.model import memory, places
 from puna.model.lora import LoraConfig
 from puna.recipes import align, compare, evaluate, prepare, pretrain, results, sft, steps
 from puna.recipes.align import Config as AlignConfig
@@ -57,6 +58,8 @@ def main(config: Config) -> None:
     first_stages = ["prepare", *(() if config.base else ("pretrain",)), "sft", "sft/evaluate"]
     names = [*first_stages, *align.plan(within), "compare"]
     with Board([(name, "") for name in names], title=f"puna paper → {config.run}") as board:
+        if config.base and config.lora.rank:
+            board.note(memory_of_ppo(config))
         pipeline = Pipeline(config.run, board, config.gates.stop)
         first = foundation(pipeline, config, within)
         aligned = align.versions(pipeline, within, first)
@@ -88,6 +91,22 @@ def versions(config: Config) -> AlignConfig:
         seed=steps.derive(config.seed, "align"),
         lora=config.align.lora if config.align.lora.rank else config.lora,
     )
+
+
+def memory_of_ppo(config: Config) -> str:
+    """What the largest stage will hold: policy, reference, critic and two judges on one trunk."""
+    args, ppo = places.open_source(config.base, verify=False).args, config.align.ppo
+    found = memory.plan(
+        args,
+        config.lora,
+        models=5,
+        trained=2,
+        heads=3,
+        trained_heads=1,
+        rows=min(ppo.rows, ppo.batch_size),
+        length=config.prepare.prompt_tokens + ppo.max_tokens,
+    )
+    return f"the largest stage, PPO: {found.line()}"
 
 
 def base_of(config: Config) -> Path:

@@ -19,6 +19,7 @@ from puna.text.dialog import Dialog, Label, Preference
 
 T = TypeVar("T")
 PathLike = str | os.PathLike[str]
+LINE_BYTES = 64 << 20  # of one record; a longer line is damaged, or meant to fill the memory
 
 
 def read_jsonl(
@@ -156,11 +157,21 @@ def _lines(path: PathLike) -> Iterator[tuple[int, bytes]]:
     """The lines of a file that are not blank, numbered from 1."""
     try:
         with gzip.open(path) if str(path).endswith(".gz") else open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(bounded(file, path), start=1):
                 if line.strip():
                     yield number, line.rstrip(b"\r\n")
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read: {_reason(error)}") from None
+
+
+def bounded(file: IO[bytes] | gzip.GzipFile, path: PathLike) -> Iterator[bytes]:
+    """The lines of an open file. InputError on one of more than LINE_BYTES, which is not read."""
+    number = 1
+    while line := file.readline(LINE_BYTES + 1):
+        if len(line) > LINE_BYTES:
+            raise InputError(f"{path}:{number}: has more than {LINE_BYTES >> 20} MB in one line")
+        yield line
+        number += 1
 
 
 def _bytes(path: PathLike) -> bytes:
