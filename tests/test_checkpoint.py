@@ -233,6 +233,7 @@ def test_a_file_that_is_not_safetensors_is_refused_even_if_sealed(folder):
     ("change", "message"),
     [
         ({"n_layer": 2}, "unknown setting n_layer, meant n_layers?"),
+        ({"dyo": 32}, "unknown setting dyo"),
         ({"dim": "32"}, "dim is '32', a positive whole number was expected"),
         ({"n_layers": True}, "n_layers is True, a positive whole number was expected"),
         ({"norm_eps": 0}, "norm_eps is 0, a positive number was expected"),

@@ -108,7 +108,8 @@ def refuse_values(given: Mapping[str, Any], cls: type, place: Path | str) -> Non
     for key, value in given.items():
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1)
-            raise InputError(f"{place}: unknown setting {key}" + f", meant {near[0]}?" * len(near))
+            hint = f", meant {near[0]}?" if near else ""
+            raise InputError(f"{place}: unknown setting {key}{hint}")
         if "bool" in fields[key]:
             if type(value) is not bool:
                 raise InputError(f"{place}: {key} is {value!r}, true or false was expected")
