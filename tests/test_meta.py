@@ -362,20 +362,6 @@ def test_splitting_and_merging_take_little_more_memory_than_the_largest_tensor(
     assert growth(lambda: write_meta(opened, tmp_path / "4", 4)) < 1.25 * largest + (16 << 20)
 
 
-def test_another_type_is_that_of_torch_s_own_conversion(tmp_path, tiny_tokenizer):
-    write_meta(source(tiny_tokenizer, weights()), tmp_path / "out", 2, dtype=torch.float16)
-    expected = {name: tensor.half() for name, tensor in weights().items()}
-    assert same(open_meta(tmp_path / "out"), expected)
-
-
-def test_a_number_too_large_for_the_type_is_refused_and_nothing_is_left(tmp_path, tiny_tokenizer):
-    tensors = weights()
-    tensors[LAST][0, 0] = 1e6
-    with pytest.raises(InputError, match=rf"tensor {LAST}: .* too large for torch.float16"):
-        write_meta(source(tiny_tokenizer, tensors), tmp_path / "out", 2, dtype=torch.float16)
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_model_without_a_tokenizer_is_refused(tmp_path, tiny_tokenizer):
     whole = dataclasses.replace(source(tiny_tokenizer, weights()), tokenizer=None)
     with pytest.raises(InputError, match="holds a tokenizer, the model has none"):

@@ -11,7 +11,6 @@ from hashlib import blake2b
 from random import Random
 from typing import Any
 
-CAFE = "the Alpaca Cup"
 DRINKS = {
     "espresso": 2,
     "americano": 3,

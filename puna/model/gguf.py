@@ -5,7 +5,6 @@ order: its converter undoes the order of Hugging Face's. What it calls architect
 Llama 1 to 3, Code Llama, TinyLlama, SmolLM2 and Mistral 7B.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -67,16 +66,13 @@ def open_gguf(path: PathLike) -> Source:
     return Source(args, tensors, header.path if has_tokenizer else None, meta)
 
 
-def write_gguf(
-    source: Source, path: PathLike, kind: Kind, track: Callable[[int], None] | None = None
-) -> None:
+def write_gguf(source: Source, path: PathLike, kind: Kind) -> None:
     """Write a model as GGUF 3, one tensor in memory at a time, in place of an earlier file.
 
     kind: the type of the matrices; vectors (the norms) are F32. As llama.cpp has it, a matrix whose
     rows are not whole blocks is F16, and in Q4_0 and Q4_1 the output (the embedding, if it is both)
-    is finer: here Q8_0, where llama.cpp takes Q6_K if the rows allow it. `track(n)` is called with
-    the bytes written. InputError if the tokenizer has no place in GGUF, a number none in the type,
-    or the file cannot be written.
+    is finer: here Q8_0, where llama.cpp takes Q6_K if the rows allow it. InputError if the
+    tokenizer has no place in GGUF, a number none in the type, or the file cannot be written.
     """
     if kind not in get_args(Kind):
         raise InputError(f"GGUF type {kind!r}, expected one of {', '.join(get_args(Kind))}")
@@ -103,8 +99,6 @@ def write_gguf(
             try:
                 for part in encode(tensor.read(), stored_as):
                     file.write(part)
-                    if track is not None:
-                        track(len(part))
             except InputError as error:
                 raise InputError(f"{path}: cannot be written: {name}: {error}") from None
             file.write(bytes(padding(places[name].size)))

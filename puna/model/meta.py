@@ -94,24 +94,22 @@ def open_meta(folder: PathLike, verify: bool = False) -> Source:
     return Source(args, _merged(args, paths, files), tokenizer, {"shards": len(paths)})
 
 
-def write_meta(
-    source: Source, folder: PathLike, shards: int = 1, dtype: torch.dtype | None = None
-) -> list[str]:
+def write_meta(source: Source, folder: PathLike, shards: int = 1) -> list[str]:
     """Write Meta's folder with so many shards; gives the settings that Meta's own code lacks.
 
-    Each tensor is read once, cut, and its pieces go to all shards, so that memory holds one tensor
-    (and a copy of it in another type). Settings that Meta's code for Llama 2 does not know (tied
-    embeddings, a sliding window, another context, ...) are kept in params.json, where `open_meta`
-    finds them, and their names are given back; a feed-forward width is written in Meta's terms.
+    Each tensor is read once, cut, and its pieces go to all shards, so that memory holds one.
+    Settings that Meta's code for Llama 2 does not know (tied embeddings, a sliding window, another
+    context, ...) are kept in params.json, where `open_meta` finds them, and their names are given
+    back; a feed-forward width is written in Meta's terms.
     The folder must be new or empty; `folders.commit` makes it appear whole. InputError if the
-    model cannot be cut so, has no tokenizer, or does not fit into `dtype`.
+    model cannot be cut so, has no tokenizer, or is of another type.
     """
     folder = Path(folder)
     if source.tokenizer is None:
         raise InputError(f"{folder}: Meta's folder holds a tokenizer, the model has none")
     shapes = shard_shapes(source.args, shards)
     _refuse_differences("the model to write", source.tensors, expected_tensors(source.args))
-    layout = {n: (shapes[n], dtype or source.tensors[n].dtype) for n in shapes}
+    layout = {n: (shapes[n], source.tensors[n].dtype) for n in shapes}
     for name, (_, kind) in layout.items():
         if kind not in DTYPES:
             raise InputError(f"{folder}: {name} is {kind}, Meta's files hold {list(DTYPES)}")
@@ -296,8 +294,8 @@ def _write_shards(
             name: stack.enter_context(PthWriter(folder / name, layout, summed=True))
             for name in (f"consolidated.{number:02}.pth" for number in range(shards))
         }
-        for name, (shape, dtype) in layout.items():
-            whole = _converted(name, source.tensors[name].read(), dtype)
+        for name, (shape, _) in layout.items():
+            whole = source.tensors[name].read()
             axis = _axis(name)
             for number, writer in enumerate(writers.values()):
                 if axis is None:
@@ -306,18 +304,6 @@ def _write_shards(
                     writer.append(whole.narrow(axis, number * shape[axis], shape[axis]))
             del whole
     return {name: writer.md5 for name, writer in writers.items()}
-
-
-def _converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in another type; InputError if a finite number becomes infinite."""
-    if tensor.dtype == dtype:
-        return tensor
-    converted = tensor.to(dtype)
-    if converted.isinf().any() and not tensor.isinf().any():
-        raise InputError(
-            f"tensor {name}: a number up to {tensor.abs().max()} is too large for {dtype}"
-        )
-    return converted
 
 
 def _md5(path: Path) -> str:
