@@ -1,6 +1,6 @@
 """A conversion at full size: time, peak memory and the disk's own speed.
 
-    python benchmarks/conversion.py --size llama2-7b --folder /tmp/big
+    python benchmarks/conversion.py --size llama2-7b --folder big
 
 Writes Meta's folder of that size with random bfloat16 weights (13 GB at 7B), converts it to a
 Hugging Face folder in a process of its own, and prints seconds, MB/s, and the peak resident memory
@@ -40,7 +40,7 @@ print(f"RESULT {time.perf_counter() - started:.1f} {before / 1024:.0f} {peak / 1
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="llama2-7b")
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/puna-conversion"))
+    parser.add_argument("--folder", type=Path, default=Path("puna-conversion"))
     options = parser.parse_args()
     folder: Path = options.folder
     folder.mkdir(parents=True)
