@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from puna.model import checkpoint
 from puna.text.template import TAGS
 from puna.text.tokenizer import Tokenizer, open_tokenizer, train_tokenizer
+from tests.models import new_model
 
 # The same examples on every run, on however slow a machine; new ones are looked for by
 # `pytest --hypothesis-profile=search`.
@@ -70,3 +72,10 @@ def tokenizer(
 ) -> Tokenizer:
     """A tokenizer with one id a tag, and one that writes tags with several."""
     return tiny_tokenizer if request.param == "tiny" else tagless_tokenizer
+
+
+@pytest.fixture
+def base(tmp_path: Path, tiny_tokenizer: Tokenizer) -> Path:
+    """A checkpoint of a small whole model with seed 0."""
+    checkpoint.save(tmp_path / "base", new_model(), tiny_tokenizer)
+    return tmp_path / "base"

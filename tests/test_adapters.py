@@ -26,13 +26,6 @@ TOKENS = torch.arange(40).view(2, 20)
 
 
 @pytest.fixture
-def base(tmp_path: Path, tiny_tokenizer: Tokenizer) -> Path:
-    """A whole model with seed 0."""
-    checkpoint.save(tmp_path / "base", new_model(), tiny_tokenizer)
-    return tmp_path / "base"
-
-
-@pytest.fixture
 def folder(base: Path, tiny_tokenizer: Tokenizer) -> Path:
     """An adapter on it."""
     checkpoint.save(base.parent / "chat", adapted(base), tiny_tokenizer, {"stage": "sft"})

@@ -14,18 +14,10 @@ from puna.model.peft import FILES, write_peft
 from puna.model.transformer import Transformer
 from puna.recipes import convert
 from puna.text.files import read_json
-from puna.text.tokenizer import Tokenizer
 from tests.models import ARGS, generator, new_model, normal
 
 CONFIG = LoraConfig(rank=4, alpha=8)
 TOKENS = torch.arange(40).view(2, 20)
-
-
-@pytest.fixture
-def base(tmp_path: Path, tiny_tokenizer: Tokenizer) -> Path:
-    """A whole model with seed 0."""
-    checkpoint.save(tmp_path / "base", new_model(), tiny_tokenizer)
-    return tmp_path / "base"
 
 
 def adapted(base: Path, config: LoraConfig = CONFIG) -> Transformer:

@@ -10,22 +10,11 @@ from puna.errors import InputError
 from puna.model.heads import RewardModel, ValueModel
 from puna.model.presets import PRESETS, cache_bytes_per_token, parameter_count, preset
 from puna.model.transformer import Cache, ModelArgs, Transformer
-from tests.models import generator
+from tests.models import generator, random_model, their_llama
 
 ARGS = ModelArgs(
     dim=64, n_layers=3, n_heads=8, n_kv_heads=2, vocab_size=97, multiple_of=16, max_seq_len=64
 )
-
-
-def random_model(args: ModelArgs = ARGS, seed: int = 0) -> Transformer:
-    """Weights large enough that attention is far from uniform and the norms differ from one."""
-    model = Transformer(args)
-    source = generator(seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            noise = torch.randn(weight.shape, generator=source)
-            weight.copy_(0.15 * noise if weight.ndim > 1 else 1 + 0.3 * noise)
-    return model.eval()
 
 
 def tokens(rows: int, length: int, seed: int = 0) -> Tensor:
@@ -35,60 +24,12 @@ def tokens(rows: int, length: int, seed: int = 0) -> Tensor:
 # --- against transformers
 
 
-def halves(weight: Tensor, heads: int) -> Tensor:
-    """Rows of a query or key matrix from interleaved pairs to transformers' two halves."""
-    out, dim = weight.shape
-    pairs = weight.view(heads, out // heads // 2, 2, dim)
-    return pairs.transpose(1, 2).reshape(out, dim)
-
-
-def converted(model: Transformer) -> dict[str, Tensor]:
-    """Our tensors under the names, and in the order of rows, of LlamaForCausalLM."""
-    args, ours = model.args, model.state_dict()
-    theirs = {
-        "model.embed_tokens.weight": ours["tok_embeddings.weight"],
-        "model.norm.weight": ours["norm.weight"],
-        "lm_head.weight": ours["output.weight"],
-    }
-    names = {
-        "attention.wv": "self_attn.v_proj",
-        "attention.wo": "self_attn.o_proj",
-        "feed_forward.w1": "mlp.gate_proj",
-        "feed_forward.w2": "mlp.down_proj",
-        "feed_forward.w3": "mlp.up_proj",
-        "attention_norm": "input_layernorm",
-        "ffn_norm": "post_attention_layernorm",
-    }
-    for i in range(args.n_layers):
-        here, there = f"layers.{i}.", f"model.layers.{i}."
-        for our, their in names.items():
-            theirs[f"{there}{their}.weight"] = ours[f"{here}{our}.weight"]
-        wq, wk = ours[f"{here}attention.wq.weight"], ours[f"{here}attention.wk.weight"]
-        theirs[f"{there}self_attn.q_proj.weight"] = halves(wq, args.n_heads)
-        theirs[f"{there}self_attn.k_proj.weight"] = halves(wk, args.kv_heads)
-    return theirs
-
-
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("kv_heads", [None, 2, 1], ids=["mha", "gqa", "mqa"])
 def test_logits_are_those_of_transformers_llama(kv_heads):
-    transformers = pytest.importorskip("transformers", reason="needs transformers to compare with")
     args = dataclasses.replace(ARGS, n_kv_heads=kv_heads)
     ours = random_model(args)
-    config = transformers.LlamaConfig(
-        vocab_size=args.vocab_size,
-        hidden_size=args.dim,
-        intermediate_size=args.ffn_dim,
-        num_hidden_layers=args.n_layers,
-        num_attention_heads=args.n_heads,
-        num_key_value_heads=args.kv_heads,
-        rms_norm_eps=args.norm_eps,
-        max_position_embeddings=args.max_seq_len,
-        tie_word_embeddings=False,
-        attn_implementation="eager",
-    )
-    theirs = transformers.LlamaForCausalLM(config).eval()
-    theirs.load_state_dict(converted(ours), strict=True)
+    theirs = their_llama(ours)
     batch = tokens(3, 40)
     with torch.no_grad():
         difference = (ours(batch) - theirs(batch).logits).abs().max().item()
@@ -101,7 +42,7 @@ def test_logits_are_those_of_transformers_llama(kv_heads):
 
 
 def test_logits_of_a_token_do_not_depend_on_what_follows():
-    model, batch = random_model(), tokens(2, 20)
+    model, batch = random_model(ARGS), tokens(2, 20)
     changed = batch.clone()
     changed[:, 12:] = (changed[:, 12:] + 1) % ARGS.vocab_size
     with torch.no_grad():
@@ -110,14 +51,14 @@ def test_logits_of_a_token_do_not_depend_on_what_follows():
 
 
 def test_positions_shift_together_without_changing_the_logits():
-    model, batch = random_model(), tokens(2, 10)
+    model, batch = random_model(ARGS), tokens(2, 10)
     positions = torch.arange(10).expand(2, 10)
     with torch.no_grad():
         assert torch.allclose(model(batch), model(batch, positions + 30), atol=1e-4)
 
 
 def test_decoding_token_by_token_from_a_cache_equals_the_full_forward():
-    model, batch = random_model(), tokens(3, 16)
+    model, batch = random_model(ARGS), tokens(3, 16)
     cache = Cache(ARGS, rows=3, length=16)
     with torch.no_grad():
         full = model(batch)
@@ -126,7 +67,7 @@ def test_decoding_token_by_token_from_a_cache_equals_the_full_forward():
 
 
 def test_a_prompt_in_one_pass_and_then_single_tokens_equals_the_full_forward():
-    model, batch = random_model(), tokens(2, 16)
+    model, batch = random_model(ARGS), tokens(2, 16)
     cache = Cache(ARGS, rows=2, length=24)
     with torch.no_grad():
         full = model(batch)
@@ -138,7 +79,7 @@ def test_a_prompt_in_one_pass_and_then_single_tokens_equals_the_full_forward():
 
 
 def test_rows_of_a_cache_may_stand_at_different_positions_and_be_chosen():
-    model, batch = random_model(), tokens(2, 12)
+    model, batch = random_model(ARGS), tokens(2, 12)
     cache = Cache(ARGS, rows=5, length=16)
     with torch.no_grad():
         full = model(batch)
@@ -154,7 +95,7 @@ def test_rows_of_a_cache_may_stand_at_different_positions_and_be_chosen():
 
 
 def test_packed_documents_under_a_mask_give_the_logits_of_each_alone():
-    model = random_model()
+    model = random_model(ARGS)
     lengths = (7, 4, 9)
     documents = [tokens(1, n, seed) for seed, n in enumerate(lengths)]
     number = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))
@@ -185,7 +126,7 @@ def test_init_weights_makes_the_first_loss_that_of_a_uniform_guess():
 
 
 def test_a_reward_is_a_line_through_the_last_hidden_state():
-    model = RewardModel(random_model(), generator(3))
+    model = RewardModel(random_model(ARGS), generator(3))
     batch, last = tokens(2, 8), torch.tensor([3, 7])
     with torch.no_grad():
         model.head.bias.fill_(0.25)
@@ -198,7 +139,7 @@ def test_a_reward_is_a_line_through_the_last_hidden_state():
 
 
 def test_a_reward_with_peaks_adds_the_largest_value_of_each_feature_up_to_the_last_token():
-    model = RewardModel(random_model(), generator(3), "last+max")
+    model = RewardModel(random_model(ARGS), generator(3), "last+max")
     batch, last = tokens(2, 8), torch.tensor([3, 7])
     with torch.no_grad():
         hidden = model.transformer.hidden(batch).double()
@@ -209,7 +150,7 @@ def test_a_reward_with_peaks_adds_the_largest_value_of_each_feature_up_to_the_la
 
 @pytest.mark.parametrize("pool", ["last", "last+max"])
 def test_a_reward_does_not_see_the_padding_after_the_last_token(pool):
-    model = RewardModel(random_model(), generator(3), pool)
+    model = RewardModel(random_model(ARGS), generator(3), pool)
     batch, last = tokens(2, 8), torch.tensor([3, 5])
     padded = torch.cat([batch, tokens(2, 4, seed=9)], dim=1)
     padded[0, 4:] = 0
@@ -227,12 +168,12 @@ def test_a_new_head_is_small_has_mean_zero_and_comes_from_its_generator():
 
 
 def test_a_head_without_a_generator_is_zero():
-    model = ValueModel(random_model())
+    model = ValueModel(random_model(ARGS))
     assert torch.equal(model(tokens(2, 5)), torch.zeros(2, 5))
 
 
 def test_values_are_given_for_every_token_and_have_no_bias():
-    model = ValueModel(random_model(), generator(4))
+    model = ValueModel(random_model(ARGS), generator(4))
     with torch.no_grad():
         values = model(tokens(2, 6))
         hidden = model.transformer.hidden(tokens(2, 6))
@@ -241,7 +182,7 @@ def test_values_are_given_for_every_token_and_have_no_bias():
 
 
 def test_a_last_index_beyond_the_row_is_refused():
-    model = RewardModel(random_model())
+    model = RewardModel(random_model(ARGS))
     with pytest.raises(ValueError, match=r"last is \[3, 8\], rows are 8 tokens long"):
         model(tokens(2, 8), torch.tensor([3, 8]))
 

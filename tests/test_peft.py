@@ -12,11 +12,12 @@ from torch import Tensor
 
 from puna.errors import InputError
 from puna.model import lora
+from puna.model.huggingface import from_meta, to_meta
 from puna.model.lora import LoraConfig
-from puna.model.peft import FILES, halves, pairs, read_peft, write_peft
+from puna.model.peft import FILES, read_peft, write_peft
 from puna.model.settings import MOST_BYTES
 from puna.model.transformer import ModelArgs, Transformer
-from tests.models import generator, normal
+from tests.models import generator, normal, random_model, their_llama
 
 ARGS = ModelArgs(
     dim=64, n_layers=2, n_heads=8, n_kv_heads=2, vocab_size=97, multiple_of=16, max_seq_len=64
@@ -25,20 +26,9 @@ CONFIG = LoraConfig(rank=4, alpha=12)
 TOKENS = torch.randint(0, 97, (3, 30), generator=generator())
 
 
-def random_model() -> Transformer:
-    """Weights large enough that attention is far from uniform."""
-    model = Transformer(ARGS)
-    source = generator()
-    with torch.no_grad():
-        for weight in model.parameters():
-            noise = torch.randn(weight.shape, generator=source)
-            weight.copy_(0.15 * noise if weight.ndim > 1 else 1 + 0.3 * noise)
-    return model.eval()
-
-
 def adapted(config: LoraConfig = CONFIG) -> Transformer:
     """A model whose adapter changes the logits by a good part of them."""
-    model = lora.attach(random_model(), config, generator(1))
+    model = lora.attach(random_model(ARGS), config, generator(1))
     for number, tensor in enumerate(lora.adapter_tensors(model).values()):
         tensor.data.copy_(normal(number, *tensor.shape, scale=0.1))
     return model
@@ -68,65 +58,15 @@ def tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None
 # --- with PEFT itself
 
 
-def their_llama() -> Any:
-    """transformers' Llama with the weights of `random_model`."""
-    transformers = pytest.importorskip("transformers", reason="needs transformers to compare with")
-    config = transformers.LlamaConfig(
-        vocab_size=97,
-        hidden_size=ARGS.dim,
-        intermediate_size=ARGS.ffn_dim,
-        num_hidden_layers=ARGS.n_layers,
-        num_attention_heads=ARGS.n_heads,
-        num_key_value_heads=ARGS.kv_heads,
-        rms_norm_eps=ARGS.norm_eps,
-        max_position_embeddings=ARGS.max_seq_len,
-        rope_theta=ARGS.rope_theta,
-        tie_word_embeddings=False,
-        attn_implementation="eager",
-    )
-    theirs = transformers.LlamaForCausalLM(config).eval()
-    ours = random_model().state_dict()
-    names = {
-        "tok_embeddings": "model.embed_tokens",
-        "output": "lm_head",
-        "attention.wq": "self_attn.q_proj",
-        "attention.wk": "self_attn.k_proj",
-        "attention.wv": "self_attn.v_proj",
-        "attention.wo": "self_attn.o_proj",
-        "feed_forward.w1": "mlp.gate_proj",
-        "feed_forward.w2": "mlp.down_proj",
-        "feed_forward.w3": "mlp.up_proj",
-        "attention_norm": "input_layernorm",
-        "ffn_norm": "post_attention_layernorm",
-        "norm": "model.norm",
-    }
-    found = {}
-    for name, tensor in ours.items():
-        stem = name.removesuffix(".weight")
-        layer, _, rest = stem.removeprefix("layers.").partition(".")
-        inner = stem.startswith("layers.")
-        there = f"model.layers.{layer}.{names[rest]}" if inner else names[stem]
-        heads = {"attention.wq": ARGS.n_heads, "attention.wk": ARGS.kv_heads}.get(rest)
-        if heads:  # from interleaved pairs of rows to two halves, head by head
-            size = len(tensor) // heads
-            order = [
-                h * size + i for h in range(heads) for i in (*range(0, size, 2), *range(1, size, 2))
-            ]
-            tensor = tensor[order]
-        found[f"{there}.weight"] = tensor
-    theirs.load_state_dict(found)
-    return theirs
-
-
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("targets", [CONFIG.targets, ("wq", "wk"), ("w2",)], ids="-".join)
 def test_peft_loads_our_adapter_and_gives_the_same_logits(tmp_path, targets):
     peft = pytest.importorskip("peft", reason="needs peft to compare with")
     ours = adapted(LoraConfig(rank=4, alpha=12, targets=targets))
     write_peft(tmp_path, ours, "base")
-    theirs = peft.PeftModel.from_pretrained(their_llama(), tmp_path).eval()
+    theirs = peft.PeftModel.from_pretrained(their_llama(random_model(ARGS)), tmp_path).eval()
     with torch.no_grad():
-        wanted, found, plain = theirs(TOKENS).logits, ours(TOKENS), random_model()(TOKENS)
+        wanted, found, plain = theirs(TOKENS).logits, ours(TOKENS), random_model(ARGS)(TOKENS)
     scale = wanted.abs().max()
     assert (found - wanted).abs().max() < 1e-5 * scale
     assert (plain - wanted).abs().max() > 0.1 * scale  # the adapter does something
@@ -137,7 +77,7 @@ def test_peft_loads_our_adapter_and_gives_the_same_logits(tmp_path, targets):
 def test_we_load_peft_s_adapter_and_give_the_same_logits(tmp_path, targets):
     peft = pytest.importorskip("peft", reason="needs peft to compare with")
     config = peft.LoraConfig(r=3, lora_alpha=7, target_modules=targets, task_type="CAUSAL_LM")
-    theirs = peft.get_peft_model(their_llama(), config).eval()
+    theirs = peft.get_peft_model(their_llama(random_model(ARGS)), config).eval()
     with torch.no_grad():
         for number, (name, parameter) in enumerate(theirs.named_parameters()):
             if "lora_" in name:
@@ -146,10 +86,10 @@ def test_we_load_peft_s_adapter_and_give_the_same_logits(tmp_path, targets):
     theirs.save_pretrained(tmp_path)
     found, stored = read_peft(tmp_path, ARGS)
     assert (found.rank, found.alpha) == (3, 7.0)
-    ours = lora.load_adapter(random_model(), stored, found)
+    ours = lora.load_adapter(random_model(ARGS), stored, found)
     with torch.no_grad():
         assert (ours(TOKENS) - wanted).abs().max() < 1e-5 * wanted.abs().max()
-        plain = random_model()(TOKENS)
+        plain = random_model(ARGS)(TOKENS)
     assert (plain - wanted).abs().max() > 0.1 * wanted.abs().max()
 
 
@@ -158,7 +98,9 @@ def test_our_merge_is_peft_s_merge(tmp_path):
     peft = pytest.importorskip("peft", reason="needs peft to compare with")
     ours = adapted()
     write_peft(tmp_path, ours)
-    theirs = peft.PeftModel.from_pretrained(their_llama(), tmp_path).merge_and_unload()
+    theirs = peft.PeftModel.from_pretrained(
+        their_llama(random_model(ARGS)), tmp_path
+    ).merge_and_unload()
     value = theirs.state_dict()["model.layers.1.self_attn.v_proj.weight"]
     mine = lora.merge(ours).layers[1].attention.wv.weight
     assert (mine - value).abs().max() < 1e-6
@@ -197,8 +139,8 @@ def test_only_b_of_queries_and_keys_changes_its_order(folder):
 
 def test_rows_of_a_head_go_from_pairs_to_halves_and_back():
     rows = torch.arange(8)[:, None]  # two heads of four rows
-    assert halves(rows, 2).flatten().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
-    assert torch.equal(pairs(halves(rows, 2), 2), rows)
+    assert from_meta(rows, 2).flatten().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+    assert torch.equal(to_meta(from_meta(rows, 2), 2), rows)
 
 
 def test_an_adapter_in_half_precision_is_read_as_float32(folder):
@@ -215,7 +157,7 @@ def test_targets_that_are_named_in_full_are_read(folder):
 
 def test_a_model_without_adapters_is_not_written(tmp_path):
     with pytest.raises(InputError, match=r"has no adapters to write"):
-        write_peft(tmp_path, random_model())
+        write_peft(tmp_path, random_model(ARGS))
 
 
 # --- what is refused

@@ -8,13 +8,11 @@ Llama 1 to 3, Code Llama, TinyLlama, SmolLM2 and Mistral 7B.
 from pathlib import Path
 from typing import Literal, get_args
 
-import torch
-
 from puna.errors import InputError
 from puna.model.gguf_settings import DIVISORS, divisors, model_args, setting_fields
 from puna.model.gguf_tensors import encode, stored
 from puna.model.source import Source, Stored, expected_tensors
-from puna.model.tensors import refuse_differences
+from puna.model.tensors import refuse_shapes, shapes_of
 from puna.model.transformer import ModelArgs
 from puna.text.files import PathLike, replaced
 from puna.text.gguf import TENSOR_TYPES, Field, header_bytes, is_gguf, padding, read_header
@@ -50,11 +48,7 @@ def open_gguf(path: PathLike) -> Source:
     places = {name: place for name, place in header.tensors.items() if name != DIVISORS}
     names = {name: gguf_name(name) for name in expected_tensors(args)}
     expected = {names[name]: shape for name, shape in expected_tensors(args).items()}
-    refuse_differences(
-        header.path,
-        {name: torch.empty(place.shape, device="meta") for name, place in places.items()},
-        {name: torch.empty(shape, device="meta") for name, shape in expected.items()},
-    )
+    refuse_shapes(header.path, shapes_of(places), expected)
     tensors = {name: stored(header.path, places[there]) for name, there in names.items()}
     fields = {key: field.value for key, field in header.fields.items()}
     tokens = fields.get("tokenizer.ggml.tokens", [])

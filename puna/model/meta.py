@@ -22,7 +22,7 @@ from puna.errors import InputError
 from puna.model.pickled import InFile, PthWriter, read_pth
 from puna.model.settings import model_args, params, read_settings
 from puna.model.source import Source, Stored, expected_tensors
-from puna.model.tensors import NAMED
+from puna.model.tensors import NAMED, TYPES, refuse_shapes, shapes_of
 from puna.model.transformer import ModelArgs
 from puna.text.files import PathLike, write_json
 from puna.text.tokenizer import open_tokenizer
@@ -31,7 +31,6 @@ CHECKLIST, PARAMS, TOKENIZER = "checklist.chk", "params.json", "tokenizer.model"
 JSON = "tokenizer.json"  # of a model whose tokenizer is not SentencePiece's
 SHARDS = 64  # at most; Llama 2 70B has 8, Llama 3.1 405B has 16
 DROPPED = "rope.freqs"  # a buffer that follows from the settings
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # the axis along which a matrix [out, in] is cut
 AXES = {
     "tok_embeddings": 1,
@@ -108,11 +107,11 @@ def write_meta(source: Source, folder: PathLike, shards: int = 1) -> list[str]:
     if source.tokenizer is None:
         raise InputError(f"{folder}: Meta's folder holds a tokenizer, the model has none")
     shapes = shard_shapes(source.args, shards)
-    _refuse_differences("the model to write", source.tensors, expected_tensors(source.args))
+    refuse_shapes("the model to write", shapes_of(source.tensors), expected_tensors(source.args))
     layout = {n: (shapes[n], source.tensors[n].dtype) for n in shapes}
     for name, (_, kind) in layout.items():
-        if kind not in DTYPES:
-            raise InputError(f"{folder}: {name} is {kind}, Meta's files hold {list(DTYPES)}")
+        if kind not in TYPES.values():
+            raise InputError(f"{folder}: {name} is {kind}, Meta's files hold {list(TYPES)}")
     settings = metas_params(source.args)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -222,7 +221,7 @@ def _merged(
     if embedding in files[0] and files[0][embedding].shape == by_rows:
         axes[embedding], pieces[embedding] = 0, by_rows  # Llama 3
     for path, tensors in zip(paths, files, strict=True):
-        _refuse_differences(str(path), tensors, pieces)
+        refuse_shapes(path, shapes_of(tensors), pieces)
         for name, stored in tensors.items():
             if stored.dtype != files[0][name].dtype or not stored.dtype.is_floating_point:
                 raise InputError(
@@ -251,21 +250,6 @@ def _read(name: str, axis: int | None, paths: Sequence[Path], parts: Sequence[In
     for number, part in enumerate(parts):
         part.fill(whole.narrow(axis, number * step, step))
     return whole
-
-
-def _refuse_differences(
-    place: str, found: Mapping[str, Stored], expected: Mapping[str, Shape]
-) -> None:
-    """InputError unless both have the same names and shapes; it names the first differences."""
-    faults = [f"{name} is missing" for name in expected if name not in found]
-    faults += [f"{name[:80]} is not part of the model" for name in found if name not in expected]
-    for name in (name for name in expected if name in found):
-        if found[name].shape != expected[name]:
-            here, there = list(found[name].shape), list(expected[name])
-            faults.append(f"{name} has shape {here}, expected {there}")
-    if faults:
-        more = f"; and {len(faults) - NAMED} more" * (len(faults) > NAMED)
-        raise InputError(f"{place}: tensor " + "; ".join(faults[:NAMED]) + more)
 
 
 def _fill(

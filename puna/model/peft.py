@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from puna.errors import InputError
+from puna.model.huggingface import LAYER, from_meta, to_meta
 from puna.model.lora import PLACES, LoraConfig, adapter_tensors, config_of
 from puna.model.settings import read_settings
 from puna.model.source import expected_tensors
@@ -25,15 +26,8 @@ from puna.text.files import PathLike, write_json
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 PREFIX = "base_model.model.model.layers."
-THEIRS = {
-    "wq": "self_attn.q_proj",
-    "wk": "self_attn.k_proj",
-    "wv": "self_attn.v_proj",
-    "wo": "self_attn.o_proj",
-    "w1": "mlp.gate_proj",
-    "w2": "mlp.down_proj",
-    "w3": "mlp.up_proj",
-}
+# wq: self_attn.q_proj, and so on
+THEIRS = {ours.partition(".")[2]: theirs for ours, theirs in LAYER.items() if "." in ours}
 MODULE = re.compile(r"(?:(?:model\.){0,3}layers\.(\d{1,6})\.)?((?:self_attn|mlp)\.)?(\w{1,20})")
 OURS = {theirs: ours for ours, theirs in THEIRS.items()}
 # settings that say nothing about what the adapter computes
@@ -61,7 +55,7 @@ def write_peft(folder: PathLike, model: Transformer, base_name: str = "") -> Non
     if config is None:
         raise InputError("the model has no adapters to write")
     tensors = {
-        their_name(name): reorder(name, tensor, model.args, halves)
+        their_name(name): reorder(name, tensor, model.args, from_meta)
         for name, tensor in adapter_tensors(model).items()
     }
     try:
@@ -115,7 +109,7 @@ def read_peft(folder: PathLike, args: ModelArgs) -> tuple[LoraConfig, dict[str, 
     if missing := [name for name in expected if name not in stored]:
         raise InputError(f"{place / FILES[1]}: {missing[0]} is missing")
     ours = {our_name(name): tensor.float() for name, tensor in stored.items()}
-    return config, {name: reorder(name, t, args, pairs) for name, t in ours.items()}
+    return config, {name: reorder(name, t, args, to_meta) for name, t in ours.items()}
 
 
 def base_name(folder: PathLike) -> str:
@@ -227,13 +221,3 @@ def reorder(name: str, tensor: Tensor, args: ModelArgs, order: Any) -> Tensor:
     heads = {"wq": args.n_heads, "wk": args.kv_heads}.get(matrix)
     wide = tensor.detach().cpu()
     return order(wide, heads) if heads and which == "lora_b" else wide.contiguous()
-
-
-def halves(rows: Tensor, heads: int) -> Tensor:
-    """Rows [heads * head_dim, n] from Meta's interleaved pairs to two halves of each head."""
-    return rows.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2).contiguous()
-
-
-def pairs(rows: Tensor, heads: int) -> Tensor:
-    """The reverse of `halves`."""
-    return rows.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2).contiguous()

@@ -17,6 +17,7 @@ from puna.model import adapters, folders, gguf, huggingface, merged, meta, peft
 from puna.model.safetensors import read_safetensors
 from puna.model.settings import model_args
 from puna.model.source import Source, expected_tensors
+from puna.model.tensors import refuse_shapes, shapes_of
 from puna.text.gguf import is_gguf
 
 Format = Literal["puna", "hf", "meta", "gguf", "peft"]
@@ -119,18 +120,12 @@ def open_source(name: Path | str, verify: bool = True) -> Source:
     if verify and (kind == "puna" or (kind in ("hf", "meta") and folders.sealed(path))):
         folders.verify(path, ())
     source = READERS[kind](path, partial(open_source, verify=verify))
-    expected = expected_tensors(source.args)
-    for tensor in source.tensors:
-        if tensor not in expected:
-            raise InputError(f"{path}: tensor {tensor} is not part of the model")
-    for tensor, shape in expected.items():
-        if tensor not in source.tensors:
-            raise InputError(f"{path}: tensor {tensor} is missing")
-        if source.tensors[tensor].shape != shape:
-            found = list(source.tensors[tensor].shape)
-            raise InputError(f"{path}: tensor {tensor} has shape {found}, expected {list(shape)}")
-        if not (dtype := source.tensors[tensor].dtype).is_floating_point:
-            raise InputError(f"{path}: tensor {tensor} is {dtype}, a floating type was expected")
+    refuse_shapes(path, shapes_of(source.tensors), expected_tensors(source.args))
+    for tensor, found in source.tensors.items():
+        if not found.dtype.is_floating_point:
+            raise InputError(
+                f"{path}: tensor {tensor} is {found.dtype}, a floating type was expected"
+            )
     return source
 
 

@@ -24,6 +24,7 @@ from rich.text import Text
 from puna.engine.engine import Engine
 from puna.errors import InputError
 from puna.model import checkpoint, folders, places
+from puna.model.tensors import TYPES
 from puna.text.completion import SamplingParams
 from puna.text.dialog import Dialog, Message
 from puna.text.files import read_json
@@ -31,7 +32,6 @@ from puna.text.template import encode_prompt
 from puna.text.tokenizer import StreamDecoder
 
 POSITIONAL = "path"
-TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 HELP = """\
 /system TEXT    the system message from now on; without TEXT: none

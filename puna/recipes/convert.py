@@ -28,12 +28,12 @@ from puna.model import checkpoint, folders, gguf, huggingface, meta, places
 from puna.model.safetensors import size_of, write_safetensors
 from puna.model.settings import params
 from puna.model.source import Source, Stored
+from puna.model.tensors import TYPES
 from puna.text.export import export_json
 from puna.text.files import sha256, write_json, write_text
 from puna.text.tokenizer import SentencePieceTokenizer
 
 POSITIONAL = "src dst"
-TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)

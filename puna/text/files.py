@@ -63,6 +63,18 @@ def read_json(path: PathLike) -> Any:
         raise InputError(_at(path, error)) from None
 
 
+def read_bounded(path: PathLike, most: int, what: str) -> bytes:
+    """The bytes of a small file. InputError if it cannot be read, or has more than `most`."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if len(content) > most:
+        raise InputError(f"{path}: has more than {most} bytes, expected {what}")
+    return content
+
+
 def write_json(path: PathLike, value: object) -> None:
     """Write an indented JSON value atomically. InputError if it is not JSON (NaN is not)."""
     write_text(path, _dumps(path, value, indent=2) + "\n")

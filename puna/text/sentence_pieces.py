@@ -19,7 +19,7 @@ import sentencepiece
 
 from puna.errors import InputError
 from puna.text import protobuf
-from puna.text.files import PathLike
+from puna.text.files import PathLike, read_bounded
 from puna.text.tokens import NOT_TEXT, Stream, Tokenizer, within
 
 SPACE = "\u2581"  # SentencePiece's sign for a space inside a piece
@@ -68,7 +68,9 @@ class SentencePieceTokenizer(Tokenizer):
         """Read the model, or take `content` for the file's, and check it."""
         self.path = Path(path)
         self.bos_id, self.eos_id, self.unk_id = 1, 2, 0
-        self.content = _read(self.path) if content is None else content
+        if content is None:
+            content = read_bounded(self.path, _LARGEST, "a tokenizer's size")
+        self.content = content
         self.pieces = self._inspect()
         self._processor = self._load()
         self._check()
@@ -262,18 +264,6 @@ def model_file(pieces: Iterable[Piece], prefix: bool = True) -> bytes:
     trainer += field(40, 0) + field(41, 1) + field(42, 2) + field(43, -1)
     normaliser = field(1, b"identity") + field(3, prefix) + field(4, False) + field(5, True)
     return b"".join(vocabulary) + field(2, trainer) + field(3, normaliser)
-
-
-def _read(path: Path) -> bytes:
-    """The bytes of a model file."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read(_LARGEST + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if len(content) > _LARGEST:
-        raise InputError(f"{path}: has more than {_LARGEST} bytes, expected a tokenizer's size")
-    return content
 
 
 def _fields(value: protobuf.Value) -> list[tuple[int, protobuf.Value]]:

@@ -13,7 +13,7 @@ from typing import Any
 from puna.errors import InputError
 from puna.text.byte_pairs import WORDS, BpeTokenizer, Parts
 from puna.text.export import to_json
-from puna.text.files import PathLike
+from puna.text.files import PathLike, read_bounded
 from puna.text.sentence_pieces import SPACE, Kind, Piece, SentencePieceTokenizer, model_file
 from puna.text.tokens import Tokenizer
 
@@ -36,7 +36,7 @@ _DUMMY_PREFIX = {"type": "Sequence", "normalizers": [_PREPEND, _REPLACE]}
 
 def open_json(path: PathLike, format: str | None = None) -> Tokenizer:
     """Return the tokenizer of a `tokenizer.json`. InputError names what was not expected in it."""
-    content = _content(path)
+    content = read_bounded(path, LARGEST, "a tokenizer's size")
     try:
         spec = _spec(content)
         model = spec["model"]
@@ -54,17 +54,6 @@ def open_json(path: PathLike, format: str | None = None) -> Tokenizer:
     if not known and to_json(tokenizer) != spec:
         raise InputError(f"{path}: the pre_tokenizer is none that Puna knows")
     return tokenizer
-
-
-def _content(path: PathLike) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            content = file.read(LARGEST + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if len(content) > LARGEST:
-        raise InputError(f"{path}: has more than {LARGEST} bytes, expected a tokenizer's size")
-    return content
 
 
 def _spec(content: bytes) -> Json:
