@@ -103,11 +103,14 @@ def load(where: PathLike, dtype: torch.dtype | None = None) -> tuple[Transformer
     return from_source(source, dtype or torch.float32), tokenizer
 
 
-def tokenizer_for(source: Source, place: PathLike) -> Tokenizer:
-    """The tokenizer of a model in any format. InputError: none, or more ids than embeddings."""
+def tokenizer_for(source: Source, place: PathLike, format: str | None = None) -> Tokenizer:
+    """The tokenizer of a model in any format, in its own or another prompt format.
+
+    InputError: the model has none, or it has more ids than the model has embeddings.
+    """
     if source.tokenizer is None:
         raise InputError(f"{place}: has no tokenizer.model and no tokenizer.json")
-    tokenizer = open_tokenizer(source.tokenizer, source.meta.get("prompt_format"))
+    tokenizer = open_tokenizer(source.tokenizer, format or source.meta.get("prompt_format"))
     refuse_size(Path(place), tokenizer, source.args)
     return tokenizer
 

@@ -23,13 +23,13 @@ from msgspec import Meta
 from puna.data import cafe_dialogs, cafe_documents, corpus, formats, shards
 from puna.data.corpus import Document, Ledger
 from puna.errors import InputError
-from puna.model import places
+from puna.model import checkpoint, places
 from puna.recipes import judges, steps
 from puna.run import Run
 from puna.text.dialog import Dialog, Label, Preference
 from puna.text.files import read_dialogs, write_dialogs, write_json, write_jsonl
 from puna.text.template import TAGS, encode_prompt, tags_of
-from puna.text.tokenizer import Tokenizer, open_tokenizer, train_tokenizer
+from puna.text.tokenizer import Tokenizer, train_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +103,8 @@ def main(config: Config) -> dict:
 
 def tokenizer_of(config: Config, folder: Path) -> Tokenizer:
     """The tokenizer of the given model, written into the folder."""
-    source = places.open_source(config.tokenizer, verify=False).tokenizer
-    if source is None:
-        raise InputError(f"tokenizer={config.tokenizer}: this model has no tokenizer")
-    tokenizer = open_tokenizer(source)
+    source = places.open_source(config.tokenizer, verify=False)
+    tokenizer = checkpoint.tokenizer_for(source, config.tokenizer)
     tokenizer.save(folder)
     return tokenizer
 

@@ -20,7 +20,7 @@ from msgspec import Meta
 
 from puna.engine.engine import Engine
 from puna.evaluation import compare
-from puna.model import checkpoint
+from puna.model import checkpoint, places
 from puna.model.lora import LoraConfig
 from puna.recipes import steps
 from puna.recipes.judges import RewardJudge
@@ -65,7 +65,8 @@ def main(config: Config) -> dict:
     run = Run.start(config.run, config)
     if run.done:
         return run.figures
-    tokenizer = checkpoint.load(config.model)[1]
+    source = places.open_source(config.model, verify=False)
+    tokenizer = checkpoint.tokenizer_for(source, config.model)
     # rejection.json is written after samples.jsonl, so both are whole
     if not (run.folder / "rejection.json").exists():
         write_json(run.folder / "rejection.json", sample(run, config))

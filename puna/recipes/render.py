@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from puna.errors import InputError
-from puna.model import places
+from puna.model import checkpoint, places
 from puna.text.dialog import Dialog
 from puna.text.files import read_dialogs
 from puna.text.template import encode_dialog
@@ -57,10 +57,7 @@ def tokenizer_at(place: Path, format: str | None) -> Tokenizer:
     """The tokenizer in a file, or that of a model. InputError: there is none."""
     if place.suffix in (".model", ".json") or not places.known(places.locate(place)):
         return open_tokenizer(place, format)
-    source = places.open_source(place)
-    if source.tokenizer is None:
-        raise InputError(f"{place}: this model has no tokenizer")
-    return open_tokenizer(source.tokenizer, format or source.meta.get("prompt_format"))
+    return checkpoint.tokenizer_for(places.open_source(place, verify=False), place, format)
 
 
 def heading(dialog: Dialog, number: int, tokenizer: Tokenizer, mask: Sequence[bool]) -> str:
