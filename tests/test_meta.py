@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from puna.errors import InputError
-from puna.model.meta import metas_params, open_meta, shard_shapes, write_meta
+from puna.model import places
+from puna.model.meta import metas_params, open_meta, shard_shapes, verify_checklist, write_meta
 from puna.model.presets import preset
 from puna.model.source import Source, Stored, expected_tensors
 from puna.model.transformer import ModelArgs, Transformer
@@ -317,7 +318,8 @@ def test_every_shard_holds_what_the_table_says(tmp_path, tiny_tokenizer, shards)
 @pytest.mark.parametrize("shards", [1, 2, 4, 8])
 def test_what_was_split_is_merged_equal(tmp_path, tiny_tokenizer, shards):
     write_meta(source(tiny_tokenizer, weights()), tmp_path / "out", shards)
-    found = open_meta(tmp_path / "out", verify=True)
+    verify_checklist(tmp_path / "out")
+    found = open_meta(tmp_path / "out")
     assert same(found, weights())
     assert found.args == TWIN
 
@@ -453,7 +455,7 @@ def test_a_changed_file_is_found_by_the_checklist(tmp_path, tiny_tokenizer):
     settings = (folder / "params.json").read_text()
     (folder / "params.json").write_text(settings + "\n")
     with pytest.raises(InputError, match=r"params.json: its content differs from the MD5"):
-        open_meta(folder, verify=True)
+        places.open_source(folder)
 
 
 @pytest.mark.parametrize(
@@ -467,9 +469,9 @@ def test_a_changed_file_is_found_by_the_checklist(tmp_path, tiny_tokenizer):
 def test_a_checklist_that_lists_something_else_is_refused(released, text, fault):
     (released / "checklist.chk").write_text(text)
     with pytest.raises(InputError, match=fault):
-        open_meta(released, verify=True)
+        verify_checklist(released)
 
 
 def test_a_checklist_that_is_not_there_cannot_be_compared(released):
     with pytest.raises(InputError, match=r"checklist.chk: cannot be read"):
-        open_meta(released, verify=True)
+        verify_checklist(released)

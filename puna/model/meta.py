@@ -69,21 +69,18 @@ def shard_shapes(args: ModelArgs, shards: int) -> dict[str, Shape]:
     return {name: _cut(name, shape, shards) for name, shape in expected_tensors(args).items()}
 
 
-def open_meta(folder: PathLike, verify: bool = False) -> Source:
+def open_meta(folder: PathLike) -> Source:
     """The model in Meta's folder; its shards are merged tensor by tensor when read.
 
     tokenizer.model may be in the folder or the one above it, as Meta ships it; tokenizer.json,
-    which ours may have instead, is in the folder. verify: compare all
-    files with checklist.chk first, which reads them whole; each tensor is compared with its CRC-32
-    when it is read in any case. InputError names a file, setting or tensor that is missing,
-    unknown or of another shape; reading a norm raises it if the shards differ.
+    which ours may have instead, is in the folder. Each tensor is compared with its CRC-32 when it
+    is read. InputError names a file, setting or tensor that is missing, unknown or of another
+    shape; reading a norm raises it if the shards differ.
     """
     folder = Path(folder)
     if not (folder / PARAMS).is_file():
         raise InputError(f"{folder}: has no {PARAMS}, Meta's folder of a model was expected")
     paths = _shard_files(folder)
-    if verify:
-        verify_checklist(folder, [PARAMS, *(path.name for path in paths)])
     places = (folder / TOKENIZER, folder / JSON, folder.parent / TOKENIZER)
     tokenizer = next((place for place in places if place.is_file()), None)
     args = model_args(folder / PARAMS, _tokenizer_size(folder / PARAMS, tokenizer))
@@ -146,12 +143,12 @@ def metas_params(args: ModelArgs) -> dict[str, Any]:
     return {k: v for k, v in settings.items() if k in needed or v != defaults.get(k)}
 
 
-def verify_checklist(folder: Path, names: Sequence[str]) -> None:
-    """Compare the files of a folder with the MD5 in its checklist.chk; it must list `names`.
+def verify_checklist(folder: Path) -> None:
+    """Compare the files of Meta's folder with the MD5 in its checklist.chk, which reads them whole.
 
-    InputError names the first file that is missing, unlisted or changed.
+    InputError names the first file that is missing, changed, or needed and not listed.
     """
-    path = folder / CHECKLIST
+    path, names = folder / CHECKLIST, [PARAMS, *(file.name for file in _shard_files(folder))]
     try:
         lines = path.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError):

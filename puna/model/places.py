@@ -112,13 +112,15 @@ def open_source(name: Path | str, verify: bool = True) -> Source:
     """A model in any format, its tensors not yet read; names and shapes are those of its settings.
 
     verify: compare a folder that Puna wrote, in whatever format, with the SHA-256 in its manifest
-    first, which reads it whole. InputError names the first thing that is unknown, missing, wrong
-    or, so verified, changed.
+    first, and Meta's with its checklist, which reads it whole. InputError names the first thing
+    that is unknown, missing, wrong or, so verified, changed.
     """
     path = folders.current(locate(name))
     kind = format_of(path)
     if verify and (kind == "puna" or (kind in ("hf", "meta") and folders.sealed(path))):
         folders.verify(path, ())
+    elif verify and kind == "meta" and (path / meta.CHECKLIST).is_file():
+        meta.verify_checklist(path)
     source = READERS[kind](path, partial(open_source, verify=verify))
     refuse_shapes(path, shapes_of(source.tensors), expected_tensors(source.args))
     for tensor, found in source.tensors.items():
