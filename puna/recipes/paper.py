@@ -41,7 +41,7 @@ class Config:
     run: Path = Path("runs/paper")  # folder of everything
     data: Path = Path(".")  # folder that the files named under [prepare] are relative to
     seed: int = 0  # every stage derives its own seed from it
-    # a model of any format to start from, with its own tokenizer, in the place of pretraining
+    # a model of any format to start from, with its own tokenizer; [pretrain] is then not read
     base: str = ""
     gates: Gates = field(default_factory=Gates)  # checks between stages
     prepare: PrepareConfig = field(default_factory=PrepareConfig)  # corpus, tokenizer, dialogues

@@ -55,7 +55,7 @@ class Config:
     # share of documents with personal data that condemns a site (paper: not stated)
     personal_share: float = 0.3
     vocab_size: int = 1024  # pieces of the tokenizer (paper: 32,000)
-    # a model of any format whose tokenizer is taken; the corpus may then be empty. "": train one
+    # a model whose tokenizer is taken (then no vocab_size, and no need of a corpus); "": train one
     tokenizer: str = ""
     most: int = 0  # given dialogues, and given judgements of each kind, that are kept; 0: all
     shard_tokens: int = 1 << 20  # tokens in one shard file
