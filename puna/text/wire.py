@@ -128,11 +128,11 @@ class Embedded(Record):
 
 
 class Failed(Record):
-    """A request is over without an answer: the user's fault, the worker's, or it is stopping."""
+    """A request is over without an answer: a wrong value, a fault, too many wait, or the end."""
 
     id: Id
     message: str
-    kind: Literal["input", "internal", "stopping"]
+    kind: Literal["input", "internal", "busy", "stopping"]
 
 
 class Counters(Record):
