@@ -25,6 +25,7 @@ from puna.text.gguf import is_gguf
 from puna.text.tokenizer import Tokenizer
 
 KINDS = ("int8", "int4", "bfloat16", "float32")  # what the native kernels can hold
+LEAST_BLOCKS = 4
 LEAST_BYTES = 64 << 20  # a cache is not made smaller than this by default
 GUESSED = 4  # answers that a draft model guesses for at the same time
 
@@ -38,24 +39,21 @@ class Pool:
     blocks: int | None = None
 
     def size(self, context: int, token_bytes: int) -> int:
-        """The number of blocks. InputError: not even one context fits what was given."""
-        need = blocks_for(context)
+        """The number of blocks; fewer than a context needs make the context smaller.
+
+        InputError: the bytes given hold next to nothing.
+        """
+        block = token_bytes * BLOCK
         if self.blocks is not None:
-            found, given = self.blocks, f"blocks: {self.blocks} given"
-        elif self.bytes is not None:
-            found = self.bytes // (token_bytes * BLOCK)
-            given = f"kv-memory: {self.bytes} bytes given"
-        else:
-            budget = max(available_bytes() // 4, LEAST_BYTES)
-            found = min(need * self.contexts, budget // (token_bytes * BLOCK))
-            given = f"a quarter of the memory left is {budget} bytes"
-        if found < need:
+            return self.blocks
+        if self.bytes is not None and self.bytes < LEAST_BLOCKS * block:
             raise InputError(
-                f"{given}, which holds {found * BLOCK} tokens; "
-                f"one context of {context} tokens needs {need * BLOCK * token_bytes} bytes: "
-                "expected more, or a smaller context"
+                f"kv-memory: {self.bytes} bytes given, expected at least {LEAST_BLOCKS * block}"
             )
-        return found
+        if self.bytes is not None:
+            return self.bytes // block
+        budget = max(available_bytes() // 4, LEAST_BYTES)
+        return max(LEAST_BLOCKS, min(blocks_for(context) * self.contexts, budget // block))
 
 
 @dataclass(frozen=True)

@@ -59,10 +59,13 @@ def load(settings: argparse.Namespace) -> tuple[Answering, wire.Hello]:
             raise InputError(f"draft: {settings.draft} has another tokenizer than the model")
         draft = open_runner(guesser, settings.quant, Pool(GUESSED), threads=settings.threads).runner
     engine = Engine(opened.runner, found.tokenizer, settings.rows, draft=draft)
+    context = min(opened.runner.context, engine.room)
+    if context < opened.runner.context:
+        note(f"the cache holds {context} tokens: fewer than the {opened.runner.context} of a context")
     hello = wire.Hello(
         model=settings.model,
         format=found.tokenizer.format,
-        context=opened.runner.context,
+        context=context,
         vocab_size=opened.runner.vocab_size,
         kind=opened.kind,
         adapters=list(named),
