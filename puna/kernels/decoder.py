@@ -8,7 +8,7 @@ prompt was cut into calls, and for every number of threads and instruction set.
 import ctypes
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate, chain
+from itertools import chain
 from typing import Any, Protocol
 
 import torch
@@ -145,7 +145,10 @@ class Decoder:
         for number in range(args.n_layers):
             part = {n: read(f"layers.{number}.{n}.weight", *s) for n, s in shapes.items()}
             together = torch.cat([part[f"attention.{name}"] for name in ("wq", "wk", "wv")])
-            up = [F.pad(part[f"feed_forward.{n}"], (0, 0, 0, -args.ffn_dim % GROUP)) for n in ("w1", "w3")]
+            up = [
+                F.pad(part[f"feed_forward.{n}"], (0, 0, 0, -args.ffn_dim % GROUP))
+                for n in ("w1", "w3")
+            ]
             for weight in (together, part["attention.wo"], torch.cat(up), part["feed_forward.w2"]):
                 self.matrices.append(Matrix.pack(weight, self.kind))
             self._norms += [norm(f"layers.{number}.{n}") for n in ("attention_norm", "ffn_norm")]
@@ -156,7 +159,9 @@ class Decoder:
         args = self.args
         size = 4 if self.kind == "float32" else 2
         head = BLOCK * (args.head_dim + -(-args.head_dim // LANES) * LANES) * size
-        self._cache = torch.zeros(args.n_layers * self.n_blocks * args.kv_heads * head, dtype=torch.uint8)
+        self._cache = torch.zeros(
+            args.n_layers * self.n_blocks * args.kv_heads * head, dtype=torch.uint8
+        )
 
     def _start(self) -> None:
         """Hand everything to the library."""
@@ -206,7 +211,7 @@ class Decoder:
         done = 0
         with self._lock:
             for call in calls(parts):
-                arrays = list(chain(native_columns(call)))
+                arrays = native_columns(call)
                 fields = (ctypes.cast(a, ctypes.POINTER(ctypes.c_int32)) for a in arrays)
                 batch = native.BatchRecord(len(call), *fields)
                 at = out[done:].data_ptr() if done < len(out) else None
@@ -255,8 +260,9 @@ class Decoder:
             raise InputError(f"adapter {name!r} exists, expected a new name")
         args = self.args
         q, kv = args.n_heads * args.head_dim, args.kv_heads * args.head_dim
-        sizes = dict(zip(PLACES, ((args.dim, q), (args.dim, kv), (args.dim, kv), (q, args.dim),
-                                  (args.dim, args.ffn_dim), (args.ffn_dim, args.dim), (args.dim, args.ffn_dim))))
+        ends = [(args.dim, q), (args.dim, kv), (args.dim, kv), (q, args.dim)]
+        ends += [(args.dim, args.ffn_dim), (args.ffn_dim, args.dim), (args.dim, args.ffn_dim)]
+        sizes = dict(zip(PLACES, ends, strict=True))
         records = (LowRankRecord * (args.n_layers * len(PLACES)))()
         kept = []
         for given, (a, b) in pairs.items():
@@ -264,7 +270,9 @@ class Decoder:
             rank = a.shape[0]
             if rank < 1 or a.shape != (rank, inputs) or b.shape != (outputs, rank):
                 shapes = f"{list(a.shape)} and {list(b.shape)}"
-                raise ValueError(f"{given} has {shapes}, expected [rank, {inputs}], [{outputs}, rank]")
+                raise ValueError(
+                    f"{given} has {shapes}, expected [rank, {inputs}], [{outputs}, rank]"
+                )
             a = F.pad(a.detach().float(), (0, -inputs % GROUP)).contiguous()
             b = F.pad(b.detach().float().T, (0, -outputs % LANES)).contiguous()
             kept += [a, b]
@@ -280,7 +288,9 @@ class Decoder:
         layer, place = words[1] if len(words) > 1 else "", ".".join(words[2:])
         known = words[0] == "layers" and place in sizes and layer.isdecimal()
         if not known or int(layer) >= self.args.n_layers:
-            raise InputError(f"adapted matrix is {given!r}, expected layers.N. and a place in a layer")
+            raise InputError(
+                f"adapted matrix is {given!r}, expected layers.N. and a place in a layer"
+            )
         return int(layer) * len(PLACES) + PLACES.index(place), *sizes[place]
 
     def remove_adapter(self, name: str) -> None:
@@ -304,8 +314,8 @@ def calls(parts: Sequence[Part]) -> list[list[Part]]:
                 out.append([])
                 room = MOST_TOKENS
             end = min(len(tokens), at + room)
-            mine = max(0, wanted - (len(tokens) - end)) - max(0, wanted - (len(tokens) - at))
-            out[-1].append((tokens[at:end], start + at, blocks, abs(mine), slot))
+            mine = max(0, end - max(at, len(tokens) - wanted))  # the wanted are the last of all
+            out[-1].append((tokens[at:end], start + at, blocks, mine, slot))
             room -= end - at
             at = end
     return out

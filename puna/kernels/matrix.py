@@ -60,7 +60,13 @@ class Matrix:
         blocks, groups = -(-self.rows // ROWS) * ROWS // LANES, -(-self.cols // GROUP)
         rest = (t.data_ptr() if t is not None else None for t in (self.scales, self.zeros))
         return MatrixRecord(
-            KINDS.index(self.kind), self.rows, self.cols, blocks, groups, self.codes.data_ptr(), *rest
+            KINDS.index(self.kind),
+            self.rows,
+            self.cols,
+            blocks,
+            groups,
+            self.codes.data_ptr(),
+            *rest,
         )
 
     def matmul(self, x: Tensor, threads: int | None = None, isa: str | None = None) -> Tensor:
