@@ -9,6 +9,14 @@ from puna.text.dialog import Dialog
 
 
 @dataclass(frozen=True)
+class Grammar:
+    """What an answer must match."""
+
+    kind: Literal["json_schema", "regex", "lark"]
+    text: str
+
+
+@dataclass(frozen=True)
 class SamplingParams:
     """How answers are drawn. The defaults of temperature and top_p are the released code's.
 
@@ -22,6 +30,17 @@ class SamplingParams:
     top_k: int = 0  # the k most likely tokens are kept; 0 keeps all
     max_tokens: int = 128  # tokens of one answer, its end token included
     seed: int = 0
+    min_p: float = 0
+    repetition_penalty: float = 1
+    presence_penalty: float = 0
+    frequency_penalty: float = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    logprobs: int | None = None
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
