@@ -17,7 +17,14 @@ from puna.text.llama2_format import TAGS, encode_llama2
 from puna.text.tokens import Tokenizer
 from puna.text.turn_formats import encode_chatml, encode_llama3, encode_plain, encode_smollm2
 
-__all__ = ["TAGS", "TagPolicy", "before_tag", "encode_dialog", "encode_prompt"]
+__all__ = [
+    "TAGS",
+    "TagPolicy",
+    "before_tag",
+    "encode_dialog",
+    "encode_prompt",
+    "encode_unfinished",
+]
 
 TagPolicy = Literal["refuse", "escape"]
 
@@ -54,6 +61,23 @@ def encode_prompt(dialog: Dialog, tokenizer: Tokenizer, tags: TagPolicy = "refus
     if not dialog.ends_with_user:
         raise InputError("a prompt ends with an assistant message, expected 'user'")
     return encode_dialog(dialog, tokenizer, tags)[0]
+
+
+def encode_unfinished(
+    dialog: Dialog, tokenizer: Tokenizer, tags: TagPolicy = "refuse"
+) -> list[int]:
+    """Return the ids after which a model goes on with the last answer, which has no end yet.
+
+    InputError if the dialog ends with a user message, or holds a tag (`encode_dialog`).
+    """
+    if dialog.ends_with_user:
+        raise InputError("what is to go on ends with a user message, expected 'assistant'")
+    if tokenizer.format == "llama2":
+        if tags != "escape":
+            _refusetags_of(dialog, tokenizer)
+        return encode_llama2(dialog, tokenizer, unfinished=True)[0]
+    ids, mask = encode_dialog(dialog, tokenizer, tags)
+    return ids[: len(mask) - 1 - mask[::-1].index(True)]  # up to the answer's end token
 
 
 def before_tag(text: str, tokenizer: Tokenizer | None = None) -> str:
