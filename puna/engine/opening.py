@@ -21,6 +21,7 @@ from puna.model import adapters, checkpoint, folders, lora, peft, places
 from puna.model.lora import LoraConfig
 from puna.model.presets import cache_bytes_per_token
 from puna.model.source import Source
+from puna.model.transformer import rotary_table
 from puna.text.gguf import is_gguf
 from puna.text.tokenizer import Tokenizer
 
@@ -88,19 +89,23 @@ def find(name: Path | str, context: int | None = None, format: str | None = None
     return Found(place, source, tokenizer)
 
 
-def chosen_kind(found: Found, quant: str | None) -> str:
-    """How to hold the weights: as asked for, else without loss: 16 bits as bfloat16.
+def chosen_kind(found: Found, quant: str | None, packed: bool) -> str:
+    """How to hold the weights: as asked for, else as they are saved.
 
-    A GGUF file of fewer bits is held as bfloat16 too.
+    Packed by the native kernels, what is saved in 16 bits or fewer is held as bfloat16; by the
+    plain module only where Puna saved it, for bfloat16 is slow on most processors.
     """
     if quant is not None and quant != "none":
         return quant
     source = found.source
     saved = source.tensors["layers.0.attention.wq.weight"].dtype
-    if is_gguf(found.place):
+    if packed and is_gguf(found.place):
         count = sum(torch.Size(tensor.shape).numel() for tensor in source.tensors.values())
-        saved = torch.float32 if found.place.stat().st_size > 3 * count else torch.bfloat16
-    return "float32" if saved in (torch.float32, torch.float64) else "bfloat16"
+        small = found.place.stat().st_size < 3 * count
+        return "bfloat16" if small else "float32"
+    short = saved in (torch.bfloat16, torch.float16)
+    ours = places.format_of(folders.current(found.place)) == "puna"
+    return "bfloat16" if short and (packed or ours or torch.cuda.is_available()) else "float32"
 
 
 def open_runner(
@@ -117,15 +122,16 @@ def open_runner(
     to hold them that changes nothing. InputError: a kind that this machine has no kernels for, a
     damaged model, an adapter of another.
     """
-    kind, pool = chosen_kind(found, quant), pool or Pool(1)
     gpu = torch.cuda.is_available()
+    packed = quant != "none" and not gpu and native_kernels() is not None
+    kind, pool = chosen_kind(found, quant, packed), pool or Pool(1)
     if kind == "fp8" and not gpu:
         raise InputError("quant: fp8 needs a GPU, expected int8, int4, bfloat16 or float32")
     added = {name: read_adapter(path, found) for name, path in (named or {}).items()}
-    if quant != "none" and not gpu and native_kernels() is not None:
+    if packed:
         runner, token_bytes = open_native(found, kind, pool, threads)
         for name, (config, tensors) in added.items():
-            runner.add_adapter(name, tensors, config.scale)
+            runner.add_adapter(name, pairs_of(config, tensors))
     else:
         runner, token_bytes = open_module(found, kind, pool, bool(added))
         for name, (config, tensors) in added.items():
@@ -145,7 +151,7 @@ def open_native(found: Found, kind: str, pool: Pool, threads: int | None) -> tup
     from puna.kernels.decoder import Decoder
 
     source = found.source
-    token_bytes = cache_bytes_per_token(source.args, Decoder.cache_element_bytes)
+    token_bytes = cache_bytes_per_token(source.args, 4 if kind == "float32" else 2)
     blocks = pool.size(source.args.max_seq_len, token_bytes)
 
     def tensor(name: str) -> Tensor:
@@ -154,7 +160,14 @@ def open_native(found: Found, kind: str, pool: Pool, threads: int | None) -> tup
             raise InputError(f"tensor {name}: holds NaN or infinity")
         return value
 
-    return Decoder(source.args, tensor, kind, blocks, threads), token_bytes
+    rope = rotary_table(source.args)
+    return Decoder(source.args, tensor, kind, blocks, threads, rope=rope), token_bytes
+
+
+def pairs_of(config: LoraConfig, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """A and B of each adapted matrix by its name, B with the adapter's scale in it."""
+    names = sorted({name.rpartition(".")[0] for name in tensors})
+    return {n: (tensors[f"{n}.lora_a"], config.scale * tensors[f"{n}.lora_b"]) for n in names}
 
 
 def open_module(found: Found, kind: str, pool: Pool, frozen: bool) -> tuple[TorchRunner, int]:

@@ -61,7 +61,9 @@ def load(settings: argparse.Namespace) -> tuple[Answering, wire.Hello]:
     engine = Engine(opened.runner, found.tokenizer, settings.rows, draft=draft)
     context = min(opened.runner.context, engine.room)
     if context < opened.runner.context:
-        note(f"the cache holds {context} tokens: fewer than the {opened.runner.context} of a context")
+        note(
+            f"the cache holds {context} tokens: fewer than the {opened.runner.context} of a context"
+        )
     hello = wire.Hello(
         model=settings.model,
         format=found.tokenizer.format,

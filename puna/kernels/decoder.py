@@ -250,6 +250,11 @@ class Decoder:
         with self._lock:
             self._native.puna_decoder_copy_block(self._handle, source, target)
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names that rows can give as their adapter."""
+        return tuple(self._slots)
+
     def add_adapter(self, name: str, pairs: LoraPairs) -> None:
         """Rows with `adapter=name` get y += B (A x) in float32 at these matrices.
 
