@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from puna.engine.blocks import blocks_for
-from puna.engine.drawing import Drawn
 from puna.engine.loop import Loop
 from puna.engine.runner import Row
 from puna.engine.sequence import Request

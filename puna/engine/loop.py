@@ -44,8 +44,10 @@ class Loop:
         self.grammars: Grammars | None = None  # made when somebody asks for one
         self.held: list[Output] = []  # of answers that nobody has asked for yet
         self.totals: dict[str, int] = dict.fromkeys(
-            ("steps", "prompt_tokens", "cached_tokens", "generated_tokens", "finished")
-            + ("cancelled", "failed", "proposed", "accepted"),
+            [
+                *("steps", "prompt_tokens", "cached_tokens", "generated_tokens"),
+                *("finished", "cancelled", "failed", "proposed", "accepted"),
+            ],
             0,
         )
         self.use(model)

@@ -212,7 +212,7 @@ class Head:
 
 
 def scored(logits: Tensor, following: Sequence[int], tops: int) -> list[Drawn]:
-    """The log-probability of each of these tokens under its row [T, V], with `tops` alternatives."""
+    """Log-probabilities of these tokens, each under its row of [T, V], and the `tops` likeliest."""
     found = []
     for start in range(0, len(following), SCORED):
         part = logits[start : start + SCORED].float().log_softmax(dim=-1)

@@ -61,11 +61,7 @@ class Dense:
         A row may come to stand at another place than before, and one without an owner is read anew.
         """
         wanted = {row.owner: row for row in rows if row.owner}
-        gone = [place for place, owner in enumerate(self.owners) if owner not in wanted]
-        for source, target in moves(gone, len(self.owners)):
-            self.storage[:, :, target].copy_(self.storage[:, :, source])
-            self.owners[target] = self.owners[source]
-        del self.owners[len(self.owners) - len(gone) :]
+        self.drop(set(self.owners) - wanted.keys())
         self.grow(len(rows), width)
         known = set(self.owners)
         new = [row for row in rows if row.owner not in known]
@@ -76,6 +72,14 @@ class Dense:
         order = [wanted[owner] for owner in self.owners] + new
         self.owners += [row.owner for row in new]
         return order
+
+    def drop(self, owners: set[int]) -> None:
+        """Let go of the rows of these owners, and close the holes with the last rows."""
+        gone = [place for place, owner in enumerate(self.owners) if owner in owners]
+        for source, target in moves(gone, len(self.owners)):
+            self.storage[:, :, target].copy_(self.storage[:, :, source])
+            self.owners[target] = self.owners[source]
+        del self.owners[len(self.owners) - len(gone) :]
 
     def grow(self, rows: int, length: int) -> None:
         """Room for so many rows and columns; more than asked for, so that it is rarely needed."""
@@ -222,16 +226,17 @@ class TorchRunner:
             if not fit:
                 by_start.setdefault(row.start, []).append(row)
         result = []
+        dense = self.dense.setdefault(name, Dense(model.args, self.pages))
+        dense.drop({row.owner for group in by_start.values() for row in group})
         for start, group in by_start.items():
             storage = self.fresh(model.args, group)
             if start:
                 read(storage, self.pages, group)
             result.append((group, self.compute(model, storage, group)))
         if decoding:
-            dense = self.dense.setdefault(name, Dense(model.args, self.pages))
             ends = max(row.start for row in decoding) + most
             order = dense.hold(decoding, self.pages, rounded(ends))
-            result.append((order, self.compute(model, dense.storage[:, :, : len(order)], order)))
+            result.append((order, self.compute(model, dense.storage, order)))
         return result
 
     def fresh(self, args: ModelArgs, rows: Sequence[Row]) -> Tensor:
@@ -241,7 +246,7 @@ class TorchRunner:
         )
 
     def compute(self, model: Transformer, storage: Tensor, rows: Sequence[Row]) -> Tensor:
-        """One pass over rows whose earlier keys and values are in `storage`: [rows, T, dim].
+        """One pass over rows, the first in `storage` with their earlier keys: [rows, T, dim].
 
         Afterwards the new ones are in the pages too.
         """
@@ -250,22 +255,32 @@ class TorchRunner:
         starts = self.tensor([row.start for row in rows])
         positions = starts[:, None] + torch.arange(length, device=self.device)
         used = min(rounded(max(row.start for row in rows) + length), storage.shape[4])
-        cache = cache_over(model.args, storage, used)
+        cache = cache_over(model.args, storage[:, :, : len(rows)], used)
         hidden = model.hidden(tokens, positions, cache=cache)
         self.write(storage, rows)
         return hidden
 
     def write(self, storage: Tensor, rows: Sequence[Row]) -> None:
-        """Copy the keys and values of the new tokens into their pages."""
-        owners, columns, blocks = [], [], []
+        """Copy the keys and values of the new tokens into their pages.
+
+        Row by row of head_dim numbers: the general indexing of a tensor takes ten times as long.
+        """
+        two, layers, _, heads, _, width = storage.shape
+        own = [stride // width for stride in storage.stride()[:5]]  # in heads' vectors
+        columns, tokens = [], []
         for place, row in enumerate(rows):
             for position in range(row.start, row.start + len(row.tokens)):
-                owners.append(place)
-                columns.append(position)
-                blocks.append(row.blocks[position // BLOCK])
-        column = self.tensor(columns)
-        new = storage.permute(2, 4, 0, 1, 3, 5)[self.tensor(owners), column]
-        self.pages[self.tensor(blocks), column % BLOCK] = new
+                columns.append(place * own[2] + position * own[4])
+                tokens.append(row.blocks[position // BLOCK] * BLOCK + position % BLOCK)
+        inside = [
+            a * own[0] + b * own[1] + c * own[3]
+            for a in range(two)
+            for b in range(layers)
+            for c in range(heads)
+        ]
+        places = self.tensor(columns)[:, None] + self.tensor(inside)
+        new = storage.view(-1, width).index_select(0, places.flatten()).view(len(columns), -1)
+        self.pages.view(-1, new.shape[1]).index_copy_(0, self.tensor(tokens), new)
 
     def tensor(self, numbers: list[int] | list[list[int]]) -> Tensor:
         """Whole numbers as a tensor on the model's device."""
