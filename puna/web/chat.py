@@ -145,9 +145,8 @@ class ChatReply(Reply):
         return {"content": [self._token(token) for token in tokens], "refusal": None}
 
     def _token(self, token: Token) -> Json:
-        number, logprob, tops = token
-        others = [self._one(other, value) for other, value in tops]
-        return self._one(number, logprob) | {"top_logprobs": others}
+        others = [self._one(other, value) for other, value in token.tops]
+        return self._one(token.id, token.logprob or 0.0) | {"top_logprobs": others}
 
     def _one(self, number: int, logprob: float) -> Json:
         text, data = self.token_text(number)

@@ -10,7 +10,7 @@ from puna.web.asking import Job, sampling_params, seconds_of
 from puna.web.failures import refused
 from puna.web.guard import Trace
 from puna.web.prompts import fit_ids
-from puna.web.reply import Choice, Json, Reply, Token
+from puna.web.reply import Choice, Json, Places, Reply, Token
 from puna.web.schemas import CompletionRequest
 from puna.web.service import Service
 from puna.web.tools import grammar_of
@@ -86,15 +86,18 @@ class CompletionReply(Reply):
         """Keep a prompt's log-probabilities, to be echoed."""
         ids = self.job.records[index].prompt
         tops: Sequence[wire.Tops] = prompt.tops or [[]] * len(ids)
-        rows = zip(ids, prompt.logprobs, tops, strict=False)
-        self._prompts[index] = cast(list[Token], list(rows))
+        places = Places(self.tokenizer)
+        self._prompts[index] = [
+            Token(token, logprob, top, places.next(token))
+            for token, logprob, top in zip(ids, prompt.logprobs, tops, strict=False)
+        ]
 
     def take_piece(self, choice: Choice, text: str, tokens: list[Token]) -> Iterator[Json]:
         """Add text and tokens; the stream says them."""
         if self.asked.max_tokens == 0:  # the prompt is all that was asked for
             self.drawn = 0
             return
-        begins, offset = not choice.begun, len(self._echoed(choice)) + len(choice.text)
+        begins, offset = not choice.begun, len(self._echoed(choice))
         choice.text += text
         choice.tokens += tokens
         if begins:
@@ -123,8 +126,8 @@ class CompletionReply(Reply):
         choices = []
         for choice in self.choices:
             echoed = self._echoed(choice)
-            tokens = self._scored(choice) + choice.tokens
-            entry = self._entry(choice, echoed + choice.text, tokens, 0)
+            moved = [t._replace(offset=t.offset + len(echoed)) for t in choice.tokens]
+            entry = self._entry(choice, echoed + choice.text, self._scored(choice) + moved, 0)
             ended = {"finish_reason": choice.finish, "stop_reason": choice.stop_reason}
             choices.append(entry | ended)
         return self.head("text_completion", "cmpl") | {
@@ -166,16 +169,11 @@ class CompletionReply(Reply):
 
     def _logprobs(self, tokens: list[Token], offset: int) -> Json:
         """Tokens, log-probabilities, alternatives, and where each token begins in the text."""
-        texts = [self.token_text(token)[0] for token, _, _ in tokens]
-        offsets = []
-        for token, text in zip(tokens, texts, strict=True):
-            offsets.append(offset)
-            offset += len(text) if self.tokenizer.piece(token[0]) is not None else 0
         return {
-            "tokens": texts,
-            "token_logprobs": [value for _, value, _ in tokens],
-            "top_logprobs": [self._alternatives(tops) for _, _, tops in tokens],
-            "text_offset": offsets,
+            "tokens": [self.token_text(token.id)[0] for token in tokens],
+            "token_logprobs": [token.logprob for token in tokens],
+            "top_logprobs": [self._alternatives(token.tops) for token in tokens],
+            "text_offset": [offset + token.offset for token in tokens],
         }
 
     def _alternatives(self, tops: wire.Tops) -> dict[str, float] | None:

@@ -4,7 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from puna.text import wire
 from puna.text.tokens import Tokenizer
@@ -12,7 +12,15 @@ from puna.web.asking import Job
 from puna.web.schemas import Sampling
 
 Json = dict[str, Any]
-Token = tuple[int, float, wire.Tops]  # id, log-probability, alternatives
+
+
+class Token(NamedTuple):
+    """One token of an answer or of a prompt, and where it begins in the text (0: not asked)."""
+
+    id: int
+    logprob: float | None  # None for the first of a prompt
+    tops: wire.Tops
+    offset: int = 0
 
 
 @dataclass
@@ -25,6 +33,21 @@ class Choice:
     finish: str | None = None
     stop_reason: str | int | None = None
     begun: bool = False  # whether a stream has said something of it
+    places: "Places | None" = None  # of its tokens, where their log-probabilities are asked for
+
+
+class Places:
+    """Where the tokens of a text begin in it."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Before the first token."""
+        self._stream, self._length = tokenizer.stream(), 0
+
+    def next(self, token: int) -> int:
+        """Where the next token begins."""
+        place = self._length
+        self._length += len(self._stream.push(token))
+        return place
 
 
 class Reply(ABC):
@@ -77,7 +100,7 @@ class Reply(ABC):
         self.drawn += len(reply.ids)
         if self.first_seconds is None:
             self.first_seconds = time.monotonic() - self._began
-        return list(self.take_piece(choice, reply.text, self._tokens(index, reply)))
+        return list(self.take_piece(choice, reply.text, self._tokens(index, choice, reply)))
 
     def _take_done(self, index: int, choice: Choice, done: wire.Done) -> Iterator[Json]:
         self._ended += 1
@@ -92,12 +115,19 @@ class Reply(ABC):
         self.decode = max(self.decode, times.get("decode", 0.0))
         yield from self.take_end(choice)
 
-    def _tokens(self, index: int, piece: wire.Piece) -> list[Token]:
-        """The tokens of a piece, without the one that ends an answer."""
-        ends = not self.job.records[index].params.ignore_eos
+    def _tokens(self, index: int, choice: Choice, piece: wire.Piece) -> list[Token]:
+        """The tokens of a piece, without the one that ends an answer; none if not asked for."""
+        params = self.job.records[index].params
+        if params.logprobs is None:
+            return []
+        if choice.places is None:
+            choice.places = Places(self.tokenizer)
         tops = piece.tops or [[]] * len(piece.ids)
-        rows = zip(piece.ids, piece.logprobs, tops, strict=False)
-        return [row for row in rows if not (ends and row[0] == self.tokenizer.eos_id)]
+        return [
+            Token(token, logprob, top, choice.places.next(token))
+            for token, logprob, top in zip(piece.ids, piece.logprobs, tops, strict=False)
+            if params.ignore_eos or token != self.tokenizer.eos_id
+        ]
 
     @abstractmethod
     def take_piece(self, choice: Choice, text: str, tokens: list[Token]) -> Iterator[Json]:
