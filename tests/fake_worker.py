@@ -112,9 +112,12 @@ class FakeEngine:
             raise InputError(f"adapter: {request.adapter!r} is unknown")
         self.waiting.append(request)
 
-    def cancel(self, id: str) -> None:
-        self.growing.pop(id, None)
+    def cancel(self, id: str) -> Sequence[FakeOutput]:
         self.waiting = [request for request in self.waiting if request.id != id]
+        found = self.growing.pop(id, None)
+        if found is None:
+            return []
+        return [FakeOutput(id, sample, [], "", [], "cancelled") for sample in found.ids]
 
     def step(self) -> Sequence[FakeOutput]:
         time.sleep(self.pause)

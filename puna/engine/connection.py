@@ -163,16 +163,19 @@ class Door:
         self.current: Connection | None = None
         _refuse_open_place(path)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        hidden = path.with_name(f".{os.getpid()}")  # there is no `path` before it can be used
         before = os.umask(0o177)
         try:
-            self.socket.bind(str(path))
+            self.socket.bind(str(hidden))
+            self.socket.listen(8)
+            hidden.rename(path)
         except OSError as error:
             self.socket.close()
+            hidden.unlink(missing_ok=True)
             reason = error.strerror or str(error)  # a path over 107 bytes has no errno
             raise InputError(f"socket: {path} cannot be used: {reason}") from None
         finally:
             os.umask(before)
-        self.socket.listen(8)
 
     def open(self) -> None:
         """Accept connections from now on, in a thread."""

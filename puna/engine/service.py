@@ -5,18 +5,18 @@ answer is computed no further, and it makes no step while the web process is beh
 replies. A fault of one request ends that request, a fault of a whole step ends what was running.
 """
 
-import contextlib
-import sys
 import time
 import traceback
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from queue import Empty
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
+from puna.engine.blocks import blocks_for
 from puna.engine.connection import Arrived, Connection, Event, Gone, Inbox, Received, Stop
 from puna.engine.figures import Figures
+from puna.engine.replies import FINISHES, Ended, Running, done, failure, note, piece, prompt_record
 from puna.engine.sequence import Request
 from puna.errors import InputError
 from puna.text import wire
@@ -26,7 +26,6 @@ STALL_SECONDS = 60.0  # a web process that takes nothing for so long is given up
 FLUSH_SECONDS = 1.0  # for the last replies, after the grace or after a fault
 FAULTS = 3  # steps that fail one after the other until the process is given up
 EMBED_TOKENS = 2048  # tokens of prompts that are embedded between two steps
-FINISHES = get_args(wire.Done.__annotations__["finish"])
 
 
 class Answering(Protocol):
@@ -46,8 +45,8 @@ class Answering(Protocol):
         """Wait to be answered. InputError: it cannot be."""
         ...
 
-    def cancel(self, id: str) -> None:
-        """Stop a request and free what it holds; nothing if there is none of that id."""
+    def cancel(self, id: str) -> Sequence[Any]:
+        """Stop a request, free what it holds; its last `Output`s, none if there is no such one."""
         ...
 
     def step(self) -> Sequence[Any]:
@@ -61,14 +60,6 @@ class Answering(Protocol):
 
 class Broken(Exception):
     """The engine fails at every step, or has lost blocks: only a new process helps."""
-
-
-@dataclass(eq=False)
-class Running:
-    """A request that is not answered completely."""
-
-    prompt_tokens: int
-    samples: dict[int, int] = field(default_factory=dict)  # unfinished sample -> tokens so far
 
 
 @dataclass(eq=False)
@@ -129,7 +120,7 @@ class Service:
                 continue
             if not self.engine.idle:
                 self.step()
-            if self.embeds:
+            if self.embeds and (self.engine.idle or self.roomy(self.embeds[0])):
                 self.embed(self.embeds[0])
 
     def drained(self) -> bool:
@@ -250,21 +241,16 @@ class Service:
     def cancel(self, id: str) -> None:
         """End a request now; its unfinished samples are told so."""
         self.embeds = deque(job for job in self.embeds if job.request.id != id)
-        found = self.running.pop(id, None)
-        if found is None:
+        if id not in self.running:
             return
-        self.engine.cancel(id)
         self.figures.count("cancelled_requests")
-        self.reply(
-            wire.Done(
-                id=id,
-                sample=sample,
-                finish="cancelled",
-                prompt_tokens=found.prompt_tokens,
-                completion_tokens=tokens,
-            )
-            for sample, tokens in found.samples.items()
-        )
+        self.tell(self.engine.cancel(id))
+        for sample in list(self.left(id)):  # of which the engine knows nothing
+            self.tell([Ended(id, sample, "cancelled")])
+
+    def left(self, id: str) -> dict[int, int]:
+        """The samples of a request that are not finished, and how long they are."""
+        return self.running[id].samples if id in self.running else {}
 
     def step(self) -> None:
         """One step of the engine, and the replies that come of it."""
@@ -281,6 +267,10 @@ class Service:
                 raise Broken(f"{self.faults} steps have failed") from None
             return
         self.figures.step(time.monotonic() - started)
+        self.tell(outputs)
+
+    def tell(self, outputs: Iterable[Any]) -> None:
+        """Send what `Output`s of the engine say."""
         self.reply(record for output in outputs for record in self.records(output))
 
     def records(self, output: Any) -> Iterable[wire.Reply]:
@@ -293,41 +283,25 @@ class Service:
         if output.ids or output.text:
             found.samples[output.sample] += len(output.ids)
             self.figures.count("sent_tokens", len(output.ids))
-            tops = [list(drawn.tops) for drawn in output.drawn]
-            yield wire.Piece(
-                id=output.id,
-                sample=output.sample,
-                ids=list(output.ids),
-                text=output.text,
-                logprobs=[drawn.logprob for drawn in output.drawn],
-                tops=tops if any(tops) else [],
-            )
+            yield piece(output)
         if output.finish is None:
             return
         if output.finish not in FINISHES:
             self.figures.count("failed_requests")
             del self.running[output.id]
             self.engine.cancel(output.id)  # the other samples
-            yield wire.Failed(id=output.id, **told(output))
+            yield failure(output)
             return
-        yield self.done(output, found)
-
-    def done(self, output: Any, found: Running) -> wire.Done:
-        """The end of one sample; the request is over with its last one."""
         tokens = found.samples.pop(output.sample)
         if not found.samples:
             del self.running[output.id]
-        timings = dict(output.timings or {})
-        return wire.Done(
-            id=output.id,
-            sample=output.sample,
-            finish=output.finish,
-            stop_reason=output.stop_reason,
-            prompt_tokens=found.prompt_tokens,
-            cached_tokens=int(timings.get("cached_tokens", 0)),
-            completion_tokens=tokens,
-            timings=timings,
-        )
+        yield done(output, found.prompt_tokens, tokens)
+
+    def roomy(self, job: Embedding) -> bool:
+        """Whether the cache has room for the next prompts beside what runs."""
+        counters = self.engine.counters
+        room = counters.get("blocks_free", 0) + counters.get("blocks_cached", 0)
+        return all(blocks_for(len(prompt)) <= room for prompt in job.next())
 
     def embed(self, job: Embedding) -> None:
         """Embed the next prompts of a request; the loop goes on before the others."""
@@ -369,9 +343,8 @@ class Service:
             try:
                 frames.append(wire.encode(record))
             except InputError as error:
-                frames.append(
-                    wire.encode(wire.Failed(id=record.id, message=str(error), kind="input"))
-                )
+                id = getattr(record, "id", "-")
+                frames.append(wire.encode(wire.Failed(id=id, message=str(error), kind="input")))
         if self.connection is not None:
             self.connection.send(b"".join(frames))
 
@@ -380,27 +353,3 @@ class Service:
         pending = self.connection.pending if self.connection else 0
         own = {"unfinished_requests": len(self.running), "outbox_bytes": pending}
         return {**self.engine.counters, **own, **self.figures.values()}
-
-
-def told(output: Any) -> dict[str, Any]:
-    """Message and kind of a `Failed`, of an output that ended with an error of its own."""
-    error = getattr(output, "error", None)
-    if isinstance(error, InputError):
-        return {"message": str(error), "kind": "input"}
-    note(f"request {output.id}: {error!r}")
-    return {"message": "the model failed while it was answering", "kind": "internal"}
-
-
-def prompt_record(id: str, scored: Sequence[Any]) -> wire.Prompt:
-    """The log-probabilities of a prompt's tokens; None stands for the first, which has none."""
-    return wire.Prompt(
-        id=id,
-        logprobs=[None if drawn is None else drawn.logprob for drawn in scored],
-        tops=[[] if drawn is None else list(drawn.tops) for drawn in scored],
-    )
-
-
-def note(text: str) -> None:
-    """A line, or several, for the log, if anybody still reads it."""
-    with contextlib.suppress(OSError):
-        print(text.rstrip(), file=sys.stderr, flush=True)

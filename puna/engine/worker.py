@@ -16,8 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 
+from puna import __version__
 from puna.engine.connection import Door, Inbox, Stop
-from puna.engine.service import Answering, Broken, Service, note
+from puna.engine.replies import note
+from puna.engine.service import Answering, Broken, Service
 from puna.errors import InputError
 from puna.text import wire
 
@@ -33,11 +35,60 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
 
     def build() -> tuple[Answering, wire.Hello]:
-        from puna.engine import opening
-
-        return opening.open_engine(settings)
+        return load(settings)
 
     return serve(settings.socket, build, grace=settings.grace, lifeline=settings.lifeline)
+
+
+def load(settings: argparse.Namespace) -> tuple[Answering, wire.Hello]:
+    """The engine that the settings ask for. InputError names the one that cannot be followed."""
+    from puna.engine.engine import Engine
+    from puna.engine.opening import GUESSED, Pool, find, open_runner
+
+    named = named_paths(settings.adapter)
+    note(f"loading {settings.model}")
+    found = find(settings.model, settings.context, settings.format)
+    pool = Pool(settings.rows, settings.kv_memory, settings.blocks)
+    opened = open_runner(found, settings.quant, pool, threads=settings.threads, named=named)
+    note(f"keys and values: {opened.runner.n_blocks} blocks, {opened.cache_bytes / 1e6:.0f} MB")
+    draft = None
+    if settings.draft:
+        note(f"loading {settings.draft}, which guesses ahead")
+        guesser = find(settings.draft, None)
+        if guesser.tokenizer.sha256 != found.tokenizer.sha256:
+            raise InputError(f"draft: {settings.draft} has another tokenizer than the model")
+        draft = open_runner(guesser, settings.quant, Pool(GUESSED), threads=settings.threads).runner
+    engine = Engine(opened.runner, found.tokenizer, settings.rows, draft=draft)
+    context = min(opened.runner.context, engine.room)
+    if context < opened.runner.context:
+        note(
+            f"the cache holds {context} tokens: fewer than the {opened.runner.context} of a context"
+        )
+    hello = wire.Hello(
+        model=settings.model,
+        format=found.tokenizer.format,
+        context=context,
+        vocab_size=opened.runner.vocab_size,
+        kind=opened.kind,
+        adapters=list(named),
+        tokenizer=str(found.tokenizer.path),
+        blocks=opened.runner.n_blocks,
+        version=__version__,
+    )
+    return engine, hello
+
+
+def named_paths(words: Sequence[str]) -> dict[str, Path]:
+    """NAME=PATH words as a table. InputError: one of another form, a name given twice."""
+    found: dict[str, Path] = {}
+    for word in words:
+        name, equals, path = word.partition("=")
+        if not (name and equals and path):
+            raise InputError(f"adapter: {word!r} given, expected NAME=PATH")
+        if name in found:
+            raise InputError(f"adapter: the name {name!r} is given twice")
+        found[name] = Path(path)
+    return found
 
 
 def parser() -> argparse.ArgumentParser:
@@ -101,11 +152,11 @@ def serve(path: Path, build: Build, *, grace: float = 30.0, lifeline: bool = Fal
     try:
         engine, hello = build()
         inbox: Inbox = SimpleQueue()
+        stop_on_signals(inbox)  # until here SIGTERM has ended the process at once
         door = Door(path, inbox)
     except InputError as error:
         note(str(error))
         return WRONG_INPUT
-    stop_on_signals(inbox)
     door.open()
     note(f"ready: {hello.model}, {hello.kind}, context {hello.context}, {hello.blocks} blocks")
     try:

@@ -90,7 +90,13 @@ def before_tag(text: str, tokenizer: Tokenizer | None = None) -> str:
 
 
 def tags_of(tokenizer: Tokenizer | None) -> re.Pattern[str]:
-    """What may not stand in a message: the format's tags, or the names of special tokens.
+    """A pattern of what may not stand in a message: any of `tag_names`."""
+    longest_first = sorted(tag_names(tokenizer), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or _NOTHING)
+
+
+def tag_names(tokenizer: Tokenizer | None) -> tuple[str, ...]:
+    """The tags of the tokenizer's format, or the names of its special tokens.
 
     Without a tokenizer, Llama 2's. Without special tokens in a format, `<s>` is an ordinary text,
     such as HTML's.
@@ -98,8 +104,7 @@ def tags_of(tokenizer: Tokenizer | None) -> re.Pattern[str]:
     names = TAGS if tokenizer is None or tokenizer.format == "llama2" else tuple(tokenizer.control)
     if tokenizer is not None and tokenizer.format == "plain":
         names = tuple(name for name in names if name not in ("<s>", "</s>"))
-    longest_first = sorted(names, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or _NOTHING)
+    return names
 
 
 def _refusetags_of(dialog: Dialog, tokenizer: Tokenizer) -> None:
