@@ -92,7 +92,7 @@ WRONG = {
     "a prefix": {"authorization": f"Bearer {ALICE[:-1]}"},
     "longer": {"authorization": f"Bearer {ALICE}x"},
     "other case": {"authorization": f"Bearer {ALICE.upper()}"},
-    "empty": {"authorization": "Bearer "},
+    "empty": {"authorization": "Bearer"},
     "no scheme": {"authorization": ALICE},
     "another scheme": {"authorization": f"Basic {ALICE}"},
     "another header": {"x-api-key": ALICE},
