@@ -73,7 +73,7 @@ def test_a_client_that_goes_away_while_it_waits_leaves_the_queue(tmp_path, tiny_
 
 def test_a_client_that_does_not_read_is_cut_off(server):
     # Long tokens and alternatives fill the buffers of both ends quickly.
-    server.fake.script = lambda asked, sample: "tea " * 120
+    server.fake.script, server.fake.pause = lambda asked, sample: "tea " * 120, 0.01
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", server.port))
@@ -185,6 +185,7 @@ def test_a_fault_in_the_server_is_a_500_and_is_logged_once_without_the_prompt(
     assert reply.status_code == 500
     identity = reply.headers["x-request-id"]
     assert identity in reply.json()["error"]["message"]
+    assert until(lambda: " 500 " in caplog.text)  # the line that ends every request
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 1 and identity in errors[0].getMessage()
     assert "ZeroDivisionError" in caplog.text and "secret" not in caplog.text
@@ -216,7 +217,8 @@ def test_at_the_end_streams_finish_within_the_grace_or_get_an_error(
     tmp_path, tiny_tokenizer, grace
 ):
     with serving(tmp_path, tiny_tokenizer, grace=grace, admission=(50, 8)) as server:
-        server.fake.pause = 0.02 if grace > 1 else 0.5
+        server.fake.script = long_text
+        server.fake.pause = 0.002 if grace > 1 else 0.5
         with ThreadPoolExecutor(54) as pool:
             running = [pool.submit(server.chat, stream=True) for _ in range(50)]
             assert until(lambda: len(server.fake.running) == 50)

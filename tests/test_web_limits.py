@@ -252,14 +252,14 @@ FINE = {
 @pytest.mark.parametrize("field", [*WHOLE, *REAL])
 def test_every_wrong_number_is_refused_by_its_field(server, field):
     extra = ', "logprobs": true' if field == "top_logprobs" else ""
-    with server.http() as http:
-        for value in WRONG:
-            if (field, value) in FINE:
-                continue
-            body = f'{{"model": "tiny", "messages": {json.dumps(USER)}, "{field}": {value}{extra}}}'
-            reply = http.post(CHAT, content=body.encode(), headers=JSON)
-            found = (reply.status_code, reply.json()["error"]["param"])
-            assert found == (400, field), value
+    http = server.http()
+    for value in WRONG:
+        if (field, value) in FINE:
+            continue
+        body = f'{{"model": "tiny", "messages": {json.dumps(USER)}, "{field}": {value}{extra}}}'
+        reply = http.post(CHAT, content=body.encode(), headers=JSON)
+        found = (reply.status_code, reply.json()["error"]["param"])
+        assert found == (400, field), value
 
 
 def test_null_stands_for_a_field_that_is_left_out_only_where_it_may_be(server):

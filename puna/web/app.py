@@ -16,7 +16,7 @@ from puna.web import chat, completions, reading
 from puna.web import documents as doc
 from puna.web.answer import Answer
 from puna.web.failures import ApiError
-from puna.web.guard import Guard
+from puna.web.guard import Guard, inside
 from puna.web.reading import trace_of
 from puna.web.schemas import (
     ChatRequest,
@@ -53,6 +53,7 @@ def build(service: Service, origins: Sequence[str] = ()) -> ASGIApp:
     app.include_router(router)
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(Exception, _fault)
     guarded: ASGIApp = Guard(app, service)
     if not origins:
         return guarded
@@ -68,6 +69,11 @@ def build(service: Service, origins: Sequence[str] = ()) -> ASGIApp:
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return JSONResponse(error.record, error.status, error.headers)
+
+
+def _fault(request: Request, fault: Exception) -> Response:
+    """The answer to a fault of the server; the door writes it down."""
+    return _refused(request, inside(trace_of(request)))
 
 
 def _no_route(request: Request, error: Exception) -> Response:

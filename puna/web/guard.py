@@ -64,8 +64,7 @@ class Guard:
             await _answer(error, trace, sending)
         except Exception as fault:
             _report(fault, trace)
-            told = ApiError(500, f"an error inside the server; it is logged as {trace.id}")
-            await _answer(told, trace, sending)
+            await _answer(inside(trace), trace, sending)
         finally:
             self._write(scope, trace)
 
@@ -105,6 +104,11 @@ class Guard:
             *(trace.id, scope["method"][:16], route, status, seconds, trace.key.name),
             *(notes, failed),
         )
+
+
+def inside(trace: Trace) -> ApiError:
+    """What a client is told of a fault of the server."""
+    return ApiError(500, f"an error inside the server; it is logged as {trace.id}")
 
 
 def _headers(trace: Trace) -> list[tuple[bytes, bytes]]:
