@@ -1,0 +1,1 @@
+"""Fast products with matrices in few bits, each beside its plain-torch reference."""
