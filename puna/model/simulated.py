@@ -78,9 +78,7 @@ def simulate(model: Transformer, kind: Kind, advance: Callable[[int], None]) -> 
 
 
 @torch.no_grad()
-def calibrate(
-    model: Transformer, kind: Kind, rows: Tensor, advance: Callable[[int], None]
-) -> None:
+def calibrate(model: Transformer, kind: Kind, rows: Tensor, advance: Callable[[int], None]) -> None:
     """As `simulate`, each matrix compensated for what comes in: tokens [rows, T] of some text.
 
     Layer after layer, so that later ones make up for the errors of earlier ones. kind: int8, int4.
