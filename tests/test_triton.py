@@ -42,7 +42,7 @@ def test_a_row_kernel_gives_the_product_with_the_dense_matrix(
     kind: str, n_out: int, n_in: int
 ) -> None:
     linear, x = layer(kind, n_out, n_in), inputs(1, n_in)
-    assert relative(linear.row(x), F.linear(x, linear.weight)) < 1e-5
+    assert relative(linear.row(x), F.linear(x, linear.dense())) < 1e-5
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -52,7 +52,7 @@ def test_tiles_give_the_product_with_the_dense_matrix(
     kind: str, n_out: int, n_in: int, count: int
 ) -> None:
     linear, x = layer(kind, n_out, n_in), inputs(count, n_in)
-    assert relative(linear.tiles(x), F.linear(x, linear.weight)) < 1e-5
+    assert relative(linear.tiles(x), F.linear(x, linear.dense())) < 1e-5
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -60,7 +60,7 @@ def test_tiles_give_the_product_with_the_dense_matrix(
 def test_inputs_in_16_bits_lose_no_more_than_their_type(kind: str, dtype: torch.dtype) -> None:
     linear = layer(kind, 40, 256)
     x = inputs(4, 256, dtype)
-    wanted = F.linear(x.float(), linear.weight)
+    wanted = F.linear(x.float(), linear.dense())
     if DEVICE == "cuda" or dtype == torch.float16:  # the interpreter has no dot of bfloat16
         assert relative(linear.tiles(x), wanted) < 2 * torch.finfo(dtype).eps
     assert relative(linear.row(x[:1].contiguous()), wanted[:1]) < 2 * torch.finfo(dtype).eps

@@ -50,8 +50,7 @@ class QuantisedLinear(nn.Module):
         self.register_buffer("scales", codes.scales.contiguous())
         self.register_buffer("zeros", None if codes.zeros is None else codes.zeros.contiguous())
 
-    @property
-    def weight(self) -> Tensor:
+    def dense(self) -> Tensor:
         """The matrix [out, in] that the codes stand for, float32."""
         codes = self.codes
         if self.kind == "int4":
@@ -62,7 +61,7 @@ class QuantisedLinear(nn.Module):
         flat = x.reshape(-1, self.in_features)
         few = len(flat) <= TILED or self.invariant
         if not (x.is_cuda and few):
-            return F.linear(x, self.weight.to(x.dtype))
+            return F.linear(x, self.dense().to(x.dtype))
         product = self.row if len(flat) == 1 and not self.invariant else self.tiles
         return product(flat.contiguous()).to(x.dtype).view(*x.shape[:-1], self.out_features)
 

@@ -29,6 +29,7 @@ BITS = {"int8": 8 + 16 / GROUP, "int4": 4 + 24 / GROUP, "fp8": 8.0}  # a weight,
 RANGES = (1.0, 0.92, 0.85)  # parts of a group's range to begin from
 TURNS = 2  # refinements from each
 CHUNK = 1 << 20  # weights at once: they stay in the processor's cache
+MOST = 65504.0  # the greatest number of float16
 TINY = 2.0**-24  # the least scale that is not zero in float16
 
 
@@ -44,22 +45,23 @@ def quantise(weight: Tensor, kind: str, importance: Tensor | None = None) -> Cod
     """The codes of a matrix [out, in], of any float type, on its device.
 
     importance: [in], what an error of each input's weights counts (None: all the same). InputError:
-    another kind, a weight that is not finite, a scale that float16 cannot hold.
+    another kind, a weight that is not finite or above 65504.
     """
     if kind not in get_args(Kind):
         raise InputError(f"quant is {kind!r}, expected one of {', '.join(get_args(Kind))}")
     parts = [by_kind(part, kind, importance) for part in chunks(weight)]
     codes, scales, zeros = zip(*parts, strict=True)
     joined = Codes(torch.cat(codes), torch.cat(scales))
-    if not torch.isfinite(joined.scales).all():
-        raise InputError(f"a weight is not finite or too large, it cannot be stored in {kind}")
     return joined if kind != "int4" else joined._replace(zeros=torch.cat(zeros))
 
 
 def chunks(weight: Tensor) -> Iterator[Tensor]:
-    """Rows of the matrix, in float32, about CHUNK weights at a time."""
+    """Rows of the matrix, in float32, about CHUNK weights at a time. InputError as above."""
     for rows in weight.detach().split(max(1, CHUNK // weight.shape[1])):
-        yield rows.float()
+        part = rows.float()
+        if not (part.abs() <= MOST).all():
+            raise InputError(f"a weight is not finite or above {MOST:.0f}, it cannot be stored")
+        yield part
 
 
 def by_kind(rows: Tensor, kind: str, importance: Tensor | None) -> Codes:
@@ -94,7 +96,7 @@ def symmetric(groups: Tensor) -> tuple[Tensor, Tensor]:
 def asymmetric(groups: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Codes 0 .. 15 [rows, groups, 32], scales, and zeros in sixteenths [rows, groups]."""
     low, high = groups.amin(2).clamp(max=0), groups.amax(2).clamp(min=0)
-    best = scales = zeros = None
+    best, scales, zeros = torch.full_like(low, torch.inf), halved(high - low).float(), low
     total = share.sum(2)
     weighted = groups * share
     wsum = weighted.sum(2)
@@ -105,16 +107,12 @@ def asymmetric(groups: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             codes = coded(groups, scale, zero)
             error = codes.sub(zero[:, :, None]).mul_(scale[:, :, None]).sub_(groups)
             error = error.square_().mul_(share).sum(2)
-            if best is None:
-                best, scales, zeros = error, scale, zero
-            else:
-                better = error < best
-                best = torch.where(better, error, best)
-                scales = torch.where(better, scale, scales)
-                zeros = torch.where(better, zero, zeros)
+            better = error < best
+            best = torch.where(better, error, best)
+            scales = torch.where(better, scale, scales)
+            zeros = torch.where(better, zero, zeros)
             if turn < TURNS:
                 scale, zero = fitted(codes, share, weighted, total, wsum)
-    assert scales is not None and zeros is not None
     return coded(groups, scales, zeros), scales.half(), (zeros * ZERO_STEPS).to(torch.uint8)
 
 
