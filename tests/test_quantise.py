@@ -1,5 +1,6 @@
 """Matrices in few bits: codes, compensation, the simulated model, and the report."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,14 @@ from torch.nn import functional as F
 
 from puna import cli
 from puna.errors import InputError
-from puna.kernels import gpu, quantise
+from puna.kernels import gpu, native, quantise
 from puna.kernels.compensate import compensated
 from puna.kernels.gpu import QuantisedLinear, quantise_linears, refuse_kind
 from puna.model import checkpoint
-from puna.model.simulated import Simulated, bits_of, calibrate, simulate
+from puna.model.simulated import Kind, Simulated, bits_of, calibrate, simulate
 from puna.model.transformer import ModelArgs, Transformer
 from puna.numerics.fidelity import Fidelity
+from puna.recipes.quantise import Native, Simulation, held
 from puna.text.files import read_json
 from puna.text.tokenizer import Tokenizer
 from tests.conftest import SENTENCES
@@ -300,6 +302,26 @@ def test_the_saved_model_is_the_calibrated_one(place: Path) -> None:
     weight = model.layers[0].get_submodule("feed_forward.w2").get_parameter("weight")
     for group in weight.split(32, 1):
         assert all(len(row.unique()) <= 16 for row in group)
+
+
+@pytest.mark.skipif(native.available() is None, reason="the native kernels are not compiled")
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "int4"])
+def test_the_native_kernels_and_the_simulation_agree(kind: Kind) -> None:
+    model = random_model(ModelArgs(dim=64, n_layers=2, n_heads=4, vocab_size=96, hidden_dim=96))
+    tensors = {name: partial(held, weight) for name, weight in model.state_dict().items()}
+    tokens = torch.randint(0, 96, (40,), generator=torch.Generator().manual_seed(1))
+    ours, theirs = (way(model.args, tensors, kind) for way in (Native, Simulation))
+    found, wanted = (way.logits(way.hidden(tokens)) for way in (ours, theirs))
+    difference = ((found - wanted).norm() / wanted.norm()).item()
+    assert difference < (1e-4 if kind == "float32" else 2e-2)  # an input near a half rounds over
+
+
+def test_calibrated_weights_in_int4_have_their_codes_again() -> None:
+    x = normal(30, 400, 128) @ normal(31, 128, 128)
+    codes = compensated(normal(32, 60, 128), "int4", x.T @ x / 400)
+    weight = quantise.dense(codes)
+    again = quantise.dense(quantise.quantise(weight, "int4"))
+    assert ((again - weight).norm() / weight.norm()).item() < 0.02  # the codes' own error is 0.15
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,17 @@
     puna quantise runs/v1/checkpoint --text held_out.txt --calibrate train.txt --save true
 
 For each kind: bits and bytes, perplexity, the KL divergence of its predictions from those in
-bfloat16 (mean and 99th percentile), and how often the most likely token is the same. The products
-are those of the native kernels, inputs rounded to 8 bits included. With a calibration text int4 is
-measured once more, its errors compensated; `save` writes that model as a checkpoint in float32.
-Writes quantisation.json and quantisation.md.
+bfloat16 (mean and 99th percentile), and how often the most likely token is the same. The native
+kernels compute it, or torch as they would, inputs rounded to 8 bits included. With a calibration
+text int4 is measured once more, its errors compensated; `save` writes that model as a checkpoint in
+float32, which in int4 has these codes again. Writes quantisation.json and quantisation.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from msgspec import Meta
@@ -22,10 +23,12 @@ from rich.table import Table
 from torch import Tensor
 
 from puna.errors import InputError
+from puna.kernels import native
+from puna.kernels.decoder import BLOCK, Decoder
 from puna.model import checkpoint, places
 from puna.model.simulated import Kind, bits_of, calibrate, simulate
 from puna.model.source import Source
-from puna.model.transformer import Transformer
+from puna.model.transformer import ModelArgs, Transformer, rotary_table
 from puna.numerics.fidelity import Fidelity
 from puna.recipes import steps
 from puna.run import Run
@@ -33,6 +36,7 @@ from puna.text.files import read_bounded, write_json, write_text
 from puna.text.tokenizer import Tokenizer
 
 POSITIONAL = "model"
+Tensors = Mapping[str, Callable[[], Tensor]]  # by Meta's names, read when asked for
 REFERENCE: Kind = "bfloat16"
 CALIBRATED = "int4 calibrated"
 MOST_BYTES = 1 << 28  # of a text
@@ -62,24 +66,33 @@ def main(config: Config) -> dict:
     tokenizer = checkpoint.tokenizer_for(source, config.model)
     steps.check_context("window", config.window, source.args.max_seq_len)
     rows = windows(config.text, tokenizer, config.window, config.tokens)
-    layers = source.args.n_layers
+    tensors = {name: tensor.read for name, tensor in source.tensors.items()}
+    reference = opened(source.args, tensors, REFERENCE)
+    with run.track(len(rows), f"{REFERENCE}, to compare with") as advance:
+        states = [counted(advance, reference.hidden(row[:-1])) for row in rows]
     found: dict[str, dict[str, Any]] = {}
-    reference = Reference(source, rows, run)
     for kind in config.kinds:
-        model = checkpoint.from_source(source)
-        with run.track(layers, f"{kind}: matrices") as advance:
-            simulate(model, kind, advance)
-        found[kind] = sizes(source, kind) | reference.compare(model, kind)
+        with run.track(len(rows), kind) as advance:
+            model = opened(source.args, tensors, kind)
+            figures = compare(model, reference, rows, states, advance)
+        found[kind] = sizes(source, kind) | figures
         del model
     if config.calibrate is not None:
         given = windows(config.calibrate, tokenizer, config.window, config.calibration_tokens)
-        model = checkpoint.from_source(source)
-        with run.track(layers, f"{CALIBRATED}: matrices") as advance:
-            calibrate(model, "int4", given, advance)
-        found[CALIBRATED] = sizes(source, "int4") | reference.compare(model, CALIBRATED)
+        whole = checkpoint.from_source(source)
+        with run.track(source.args.n_layers, "calibrate, layers") as advance:
+            calibrate(whole, "int4", given, advance)
+        fitted = tensors | {n: partial(held, w) for n, w in layer_weights(whole)}
+        with run.track(len(rows), CALIBRATED) as advance:
+            model = opened(source.args, fitted, "int4")
+            figures = compare(model, reference, rows, states, advance)
+        found[CALIBRATED] = sizes(source, "int4") | figures
         if config.save:
-            save(run.folder / "checkpoint", model, source, tokenizer)
-    conditions = {"model": str(config.model), "text": config.text.name, "window": config.window}
+            save(run.folder / "checkpoint", whole, source, tokenizer)
+    conditions = {
+        **{"model": str(config.model), "text": config.text.name, "window": config.window},
+        "kernels": native.available() or "torch",
+    }
     write_json(run.folder / "quantisation.json", {**conditions, "kinds": found})
     write_text(run.folder / "quantisation.md", page(conditions, found))
     show(found)
@@ -88,33 +101,95 @@ def main(config: Config) -> dict:
     )
 
 
-class Reference:
-    """What the model predicts in bfloat16, kept as the last hidden states of each window."""
+class Native:
+    """A model in one kind, computed by the native kernels."""
 
-    def __init__(self, source: Source, rows: Tensor, run: Run) -> None:
-        self.rows, self.run = rows, run
-        model = checkpoint.from_source(source)
-        with run.track(source.args.n_layers, f"reference, {REFERENCE}: matrices") as advance:
-            simulate(model, REFERENCE, advance)
-        self.output = model.output
-        with run.track(len(rows), "reference: windows") as advance, torch.inference_mode():
-            self.states = [hidden(model, row, advance) for row in rows]
+    def __init__(self, args: ModelArgs, tensors: Tensors, kind: str) -> None:
+        blocks = -(-args.max_seq_len // BLOCK)
+        self.decoder = Decoder(
+            args, lambda name: tensors[name](), kind, blocks, rope=rotary_table(args)
+        )
 
-    def compare(self, model: Transformer, name: str) -> dict[str, float]:
-        """The figures of `Fidelity` of a model on the windows."""
-        fidelity = Fidelity()
-        with self.run.track(len(self.rows), f"{name}: windows") as advance, torch.inference_mode():
-            for row, state in zip(self.rows, self.states, strict=True):
-                logits = model.output(hidden(model, row, advance))
-                fidelity.add(logits, self.output(state), row[1:])
-        return fidelity.figures()
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """The last hidden states [T, dim] of a sequence of tokens [T]."""
+        count = len(tokens)
+        blocks = range(-(-count // BLOCK))
+        return self.decoder.embed([Sequenced(tokens.tolist(), 0, blocks, count, None)])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The predictions [T, V] from hidden states."""
+        return self.decoder.output.matmul(hidden)
 
 
-def hidden(model: Transformer, row: Tensor, advance: Any) -> Tensor:
-    """The last hidden states [T - 1, dim] of the tokens that have a next one in the row [T]."""
-    state = model.hidden(row[None, :-1])[0]
+class Simulation:
+    """The same in plain torch (`puna.model.simulated`)."""
+
+    def __init__(self, args: ModelArgs, tensors: Tensors, kind: Kind) -> None:
+        with torch.device("meta"):  # shapes only
+            self.model = Transformer(args)
+        whole = {name: read().float() for name, read in tensors.items()}
+        self.model.load_state_dict(whole, assign=True)
+        simulate(self.model, kind, lambda _: None)
+
+    @torch.no_grad()
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """As `Native.hidden`."""
+        return self.model.hidden(tokens[None])[0]
+
+    @torch.no_grad()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """As `Native.logits`."""
+        return self.model.output(hidden)
+
+
+class Sequenced(NamedTuple):
+    """One sequence for the decoder (`puna.kernels.decoder.Row`)."""
+
+    tokens: Sequence[int]
+    start: int
+    blocks: Sequence[int]
+    wanted: int
+    adapter: str | None
+
+
+def opened(args: ModelArgs, tensors: Tensors, kind: Kind) -> Native | Simulation:
+    """The model in one kind: native where there are kernels for it, else in torch."""
+    if native.available() and kind in native.KINDS:
+        return Native(args, tensors, kind)
+    return Simulation(args, tensors, kind)
+
+
+def compare(
+    model: Native | Simulation,
+    reference: Native | Simulation,
+    rows: Tensor,
+    states: Sequence[Tensor],
+    advance: Callable[[int], None],
+) -> dict[str, float]:
+    """The figures of `Fidelity`: a model against the reference's hidden states of each row."""
+    fidelity = Fidelity()
+    for row, state in zip(rows, states, strict=True):
+        logits = model.logits(model.hidden(row[:-1]))
+        fidelity.add(logits, reference.logits(state), row[1:])
+        advance(1)
+    return fidelity.figures()
+
+
+def counted(advance: Callable[[int], None], state: Tensor) -> Tensor:
+    """What was computed, after one more is counted."""
     advance(1)
     return state
+
+
+def held(weight: Tensor) -> Tensor:
+    """A tensor that is in memory."""
+    return weight
+
+
+def layer_weights(model: Transformer) -> list[tuple[str, Tensor]]:
+    """The layers' matrices by name."""
+    state = model.state_dict()
+    return [(name, w) for name, w in state.items() if name.startswith("layers.") and w.ndim > 1]
 
 
 def windows(path: Path, tokenizer: Tokenizer, width: int, most: int) -> Tensor:
@@ -138,10 +213,8 @@ def sizes(source: Source, kind: str) -> dict[str, float]:
 def save(folder: Path, model: Transformer, source: Source, tokenizer: Tokenizer) -> None:
     """The calibrated matrices in a checkpoint; its vocabulary matrices are the source's own."""
     plain = checkpoint.from_source(source)
-    state = model.state_dict()
-    for name, weight in plain.named_parameters():
-        if name.startswith("layers."):
-            weight.data = state[name]
+    for name, weight in layer_weights(model):
+        plain.get_parameter(name).data = weight
     checkpoint.save(folder, plain, tokenizer, {"stage": "quantise", "calibrated": "int4"})
 
 
@@ -159,7 +232,8 @@ def page(conditions: dict[str, Any], found: dict[str, dict[str, Any]]) -> str:
     lines = [
         f"# {conditions['model']} in fewer bits",
         "",
-        f"{tokens} predicted tokens of {conditions['text']}, {conditions['window']} at a time. KL: "
+        f"{tokens} predicted tokens of {conditions['text']}, {conditions['window']} at a time, "
+        f"computed by the kernels for {conditions['kernels']}. KL: "
         "the divergence from the predictions in bfloat16, in nats a token; same token: how often "
         "the most likely one is the same. bits: of a weight in the layers, scales included.",
         "",
