@@ -5,11 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from puna.engine.engine import Engine
-
 from puna.engine.sequence import answer_seed
 from puna.errors import InputError
 from puna.model.transformer import ModelArgs, Transformer

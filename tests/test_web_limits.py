@@ -317,6 +317,13 @@ def test_a_wrong_field_is_named(server, fields, param):
     assert refusal(server, fields) == (400, param)
 
 
+def test_an_answer_of_millions_of_alternatives_is_refused(server):
+    many = {"model": "tiny", "prompt": ["tea"] * 32, "n": 64, "max_tokens": 400, "logprobs": 20}
+    reply = server.http().post("/v1/completions", json=many)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "max_tokens")
+    assert server.fake.asked == []
+
+
 def test_a_refused_neighbour_changes_no_answer(server):
     alone = server.chat(seed=3).json()["choices"]
     for fields in HUGE.values():

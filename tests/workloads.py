@@ -1,4 +1,4 @@
-"""Random work for an engine, and a runner whose every logit depends on a sequence's whole prefix."""
+"""Random work for an engine, and a runner whose logits depend on all of a sequence's tokens."""
 
 import hashlib
 import random

@@ -7,6 +7,7 @@ import torch
 
 from puna.engine.blocks import Blocks, blocks_for
 from puna.engine.grammar import Grammars
+from puna.engine.packing import runner_for
 from puna.engine.proposals import Draft, Guesses
 from puna.engine.runner import Runner
 from puna.engine.scheduler import CHUNK, Scheduler
@@ -16,6 +17,7 @@ from puna.engine.step import Output, Step
 from puna.engine.stops import Stops
 from puna.engine.torch_runner import TorchRunner
 from puna.errors import InputError
+from puna.kernels.decoder import Decoder
 from puna.model.transformer import Transformer
 from puna.text.completion import MAX_TOPS, SamplingParams
 from puna.text.tokenizer import Tokenizer
@@ -70,15 +72,19 @@ class Loop:
         return self.runner.model  # type: ignore[attr-defined,no-any-return]
 
     def load(self, model: Transformer | Runner) -> None:
-        """Answer with other weights from now on. Nothing is copied: training shows at once.
+        """Answer with other weights from now on. A packed model is packed again; else nothing is
+        copied, and training shows at once.
 
         RuntimeError while answers are being generated.
         """
         if not self.scheduler.idle:
             raise RuntimeError("weights cannot change while answers are being generated")
-        if isinstance(model, Transformer) and isinstance(self.runner, TorchRunner):
-            self.runner.load(model)
+        runner = self.runner
+        if isinstance(model, Transformer) and isinstance(runner, TorchRunner):
+            runner.load(model)
             self.blocks.forget()
+        elif isinstance(model, Transformer) and isinstance(runner, Decoder):
+            self.use(runner_for(model, runner.kind, runner.n_blocks, runner.threads))
         else:
             self.use(model)
 
@@ -115,7 +121,7 @@ class Loop:
 
     def refuse_adapter(self, name: str | None) -> None:
         """InputError if the runner has no such adapter."""
-        known = getattr(self.runner, "adapters", ())
+        known = self.runner.adapters
         if name is not None and name not in known:
             expected = ", ".join(known) or "none: there are no adapters"
             raise InputError(f"adapter {name!r} is unknown, expected {expected}")
@@ -163,7 +169,7 @@ class Loop:
         """Fill in the last Output of an answer, and give back what it held."""
         self.scheduler.remove(answer)
         self.guesses.drop(answer)
-        if answer.finish != "stop":
+        if answer.finish == "length":  # one that is broken off ends before what is undecided
             output.text += answer.stops.flush()
         output.finish, output.stop_reason = answer.finish, answer.stop_reason
         output.error = answer.error

@@ -4,7 +4,7 @@ Two kinds: `TorchRunner` (any device, weights that may change while it runs, ada
 native decoder of `puna.kernels`, which packs a frozen model for a processor.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,6 +40,11 @@ class Runner(Protocol):
     context: int
     n_blocks: int
     block_size: int
+
+    @property
+    def adapters(self) -> Collection[str]:
+        """The names that a row may have as its adapter."""
+        ...
 
     def forward(self, rows: Sequence[Row]) -> Tensor:
         """Logits of the wanted tokens in order, float32 [sum(wanted), vocab_size]."""

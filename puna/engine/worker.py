@@ -31,7 +31,10 @@ Build = Callable[[], tuple[Answering, wire.Hello]]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a worker from its command line; gives the exit status."""
     settings = parser().parse_args(argv)
-    if settings.threads:  # before torch is imported, which reads it once
+    # Before torch is imported, which reads both once: how many threads compute, and how long they
+    # spin while they wait for each other (as for every command, `puna.cli.prepare_process`).
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if settings.threads:
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
 
     def build() -> tuple[Answering, wire.Hello]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -159,9 +160,8 @@ class Decoder:
         args = self.args
         size = 4 if self.kind == "float32" else 2
         head = BLOCK * (args.head_dim + -(-args.head_dim // LANES) * LANES) * size
-        self._cache = torch.zeros(
-            args.n_layers * self.n_blocks * args.kv_heads * head, dtype=torch.uint8
-        )
+        whole = args.n_layers * self.n_blocks * args.kv_heads * head
+        self._cache = torch.from_numpy(np.zeros(whole, dtype=np.uint8))  # torch's are written
 
     def _start(self) -> None:
         """Hand everything to the library."""
@@ -297,6 +297,11 @@ class Decoder:
                 f"adapted matrix is {given!r}, expected layers.N. and a place in a layer"
             )
         return int(layer) * len(PLACES) + PLACES.index(place), *sizes[place]
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names of the adapters that were added."""
+        return list(self._slots)
 
     def remove_adapter(self, name: str) -> None:
         """Forget an adapter."""
