@@ -74,6 +74,7 @@ class Reply(ABC):
         self._ended = 0
         self._names = {token: name for name, token in self.tokenizer.control.items()}
         self._fingerprint = job.model.fingerprint
+        self._heads: dict[str, Json] = {}
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -154,7 +155,12 @@ class Reply(ABC):
         """The reply that is no stream."""
 
     def head(self, kind: str, prefix: str) -> Json:
-        """What every record of a reply begins with."""
+        """What every record of a reply begins with; add to it by `|`."""
+        if kind not in self._heads:
+            self._heads[kind] = self._head(kind, prefix)
+        return self._heads[kind]
+
+    def _head(self, kind: str, prefix: str) -> Json:
         return {
             "id": f"{prefix}-{self.job.trace.id.removeprefix('req-')}",
             "object": kind,
