@@ -13,7 +13,6 @@ from puna.web.keys import Key
 from puna.web.schemas import Sampling
 from puna.web.service import Limits, Model
 
-
 TOLD = 1_000_000  # tokens and alternatives to them in one answer; each takes about 200 bytes
 
 
