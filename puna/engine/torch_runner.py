@@ -132,7 +132,7 @@ class TorchRunner:
     @torch.inference_mode()
     def load(self, model: Transformer) -> None:
         """Compute with another model of the same shape, or any shape while nothing is reserved."""
-        self.model, args, weight = model, model.args, model.output.weight
+        self.model, args, weight = model, model.args, model.tok_embeddings.weight
         self.vocab_size, self.context = args.vocab_size, args.max_seq_len
         self.device = weight.device
         self.dense: dict[str | None, Dense] = {}

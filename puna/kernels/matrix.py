@@ -21,19 +21,19 @@ class Matrix:
     cols: int
     codes: Tensor  # flat uint8
     scales: Tensor | None  # flat float16
-    zeros: Tensor | None  # flat uint8, two a byte
+    zeros: Tensor | None  # flat uint8, in sixteenths of a code
 
     @classmethod
     def pack(cls, weight: Tensor, kind: str, importance: Tensor | None = None) -> "Matrix":
-        """Round a matrix [out, in] to `kind` and lay it out (`pack.quantise`)."""
-        quantised = pack.quantise(weight, kind, importance)
+        """Round a matrix [out, in] to `kind` and lay it out (`pack.rounded`)."""
+        quantised = pack.rounded(weight, kind, importance)
         return cls.laid(kind, weight.shape[1], *quantised)
 
     @classmethod
     def laid(
         cls, kind: str, cols: int, codes: Tensor, scales: Tensor | None, zeros: Tensor | None
     ) -> "Matrix":
-        """A matrix from codes [out, cols padded to 32], scales and zeros of `pack.quantise`."""
+        """A matrix from codes [out, cols padded to 32], scales and zeros of `pack.rounded`."""
         groups = -(-cols // GROUP)
         expected = {"float32": torch.float32, "bfloat16": torch.bfloat16}
         expected |= {"int8": torch.int8, "int4": torch.uint8}
@@ -44,8 +44,8 @@ class Matrix:
             raise ValueError(f"{len(side)} tensors beside the codes do not make {kind}")
         if any(tensor.shape != (codes.shape[0], groups) for tensor in side):
             raise ValueError(f"scales or zeros are not [{codes.shape[0]}, {groups}]")
-        if kind == "int4" and (codes.max() > 15 or zeros is None or zeros.max() > 15):
-            raise ValueError("a 4-bit code or zero point is above 15")
+        if kind == "int4" and codes.max() > 15:
+            raise ValueError("a 4-bit code is above 15")
         if kind == "int8" and codes.min() < -127:
             raise ValueError("an 8-bit code is below -127")
         return cls(kind, codes.shape[0], cols, *pack.interleave(codes, scales, zeros))

@@ -71,7 +71,8 @@ void quantise(const float* x, int groups, int kind, int t, int count, int32_t* w
         store_bytes(bytes + 16, high);
         const int32_t* four = (const int32_t*)bytes;
         for (int j = 0; j < 8; j++) words[(g * 8 + j) * count + t] = four[j];
-        scales[g * count + t] = top / 127.0f;
+        // int4 counts in sixteenths of a code, as its zero points are given
+        scales[g * count + t] = top / 127.0f * (kind == INT4 ? 0.0625f : 1.0f);
         // int8: what the offset of the weights' bytes adds; int4: times the zero point
         sums[g * count + t] = (kind == INT8 ? -OFFSET : -1) * (sum_int(low) + sum_int(high));
     }

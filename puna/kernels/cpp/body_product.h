@@ -116,14 +116,14 @@ void tile_int8(const Product& job, int block, int first) {
 
 template <int R, int T>
 void tile_int4(const Product& job, int block, int first) {
-    const int groups = job.matrix->groups, pairs = (groups + 1) / 2;
+    const int groups = job.matrix->groups;
     const Panel& panel = *job.panel;
     const int32_t* words = panel.words + int64_t(first) * groups * 8;
     const float* scales = panel.scales + int64_t(first) * groups;
     const int32_t* sums = panel.sums + int64_t(first) * groups;
     const uint8_t* codes = job.matrix->codes + int64_t(block) * groups * 256;
     const uint16_t* factors = job.matrix->scales + int64_t(block) * groups * LANES;
-    const uint8_t* zeros = job.matrix->zeros + int64_t(block) * pairs * LANES;
+    const uint8_t* zeros = job.matrix->zeros + int64_t(block) * groups * LANES;
     F acc[R][T];
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int t = 0; t < T; t++) acc[r][t] = splat(0);
     for (int g = 0; g < groups; g++) {
@@ -137,10 +137,11 @@ void tile_int4(const Product& job, int block, int first) {
                 w[j + 4] = high_nibbles(two);
             }
             const F factor = load_half(factors + (int64_t(r) * groups + g) * LANES);
-            const I zero = load_zeros(zeros + (int64_t(r) * pairs + g / 2) * LANES, g & 1);
+            const I zero = load_bytes(zeros + (int64_t(r) * groups + g) * LANES);
             UNROLL for (int t = 0; t < T; t++) {
-                I whole = add_product(splat_int(0), zero, sums[t]);
-                UNROLL for (int j = 0; j < 8; j++) whole = dot4(whole, w[j], words[j * T + t]);
+                I dots = splat_int(0);
+                UNROLL for (int j = 0; j < 8; j++) dots = dot4(dots, w[j], words[j * T + t]);
+                const I whole = add_product(times16(dots), zero, sums[t]);
                 acc[r][t] = fma(mul(to_float(whole), splat(scales[t])), factor, acc[r][t]);
             }
         }

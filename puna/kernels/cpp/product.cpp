@@ -103,15 +103,15 @@ void read_row(const Matrix& m, int row, float* out) {
             const uint16_t code = ((const uint16_t*)codes)[(k / 2 * LANES + lane) * 2 + k % 2];
             out[k] = bits_to_float(uint32_t(code) << 16);
         } else {
-            const float scale = half_to_float(m.scales[(block * m.groups + g) * LANES + lane]);
+            float scale = half_to_float(m.scales[(block * m.groups + g) * LANES + lane]);
             int code;
             if (m.kind == INT8) {
                 code = codes[g * 512 + (i / 4 * LANES + lane) * 4 + i % 4] - 128;
             } else {
                 const uint8_t two = codes[g * 256 + (i % 16 / 4 * LANES + lane) * 4 + i % 4];
-                const int64_t pairs = (m.groups + 1) / 2;
-                const uint8_t zeros = m.zeros[(block * pairs + g / 2) * LANES + lane];
-                code = (i < 16 ? two & 15 : two >> 4) - (g % 2 ? zeros >> 4 : zeros & 15);
+                const uint8_t zero = m.zeros[(block * m.groups + g) * LANES + lane];
+                code = 16 * (i < 16 ? two & 15 : two >> 4) - zero;
+                scale *= 0.0625f;
             }
             out[k] = float(code) * scale;
         }
