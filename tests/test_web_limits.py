@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from puna.web.patterns import expanded
 from puna.web.protocol import Bounds
 from puna.web.service import Limits
 from tests.web import CONTEXT, drained, post, serving
@@ -343,6 +344,9 @@ SCHEMAS = {
     "a long enum": {"enum": [str(i) for i in range(5000)]},
     "long": {"enum": ["x" * 70_000]},
     "many references": {"anyOf": [{"$ref": "#"}] * 300},
+    "a long text": {"type": "string", "minLength": 100_000},
+    "lists of lists": {"minItems": 200, "items": {"type": "array", "maxItems": 200}},
+    "a long pattern": {"type": "string", "pattern": "a{100000000}"},
 }
 
 
@@ -358,6 +362,33 @@ def test_a_schema_without_bound_is_refused_and_nothing_is_fetched(server, schema
     reply = http.post(CHAT, json=body)
     assert reply.status_code == 400 and opened == []
     assert "response_format" in reply.json()["error"]["param"]
+
+
+@pytest.mark.parametrize(
+    "pattern", ["a{100000000}", "(?:x{1,1000}){1,1000}", "((a{50}){50}){50}", "a{,30000}"]
+)
+def test_a_pattern_whose_counts_explode_is_refused(server, pattern):
+    form = {"type": "regex", "pattern": pattern}
+    assert refusal(server, {"response_format": form}) == (400, "response_format.pattern")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "length"),
+    [
+        ("abc", 3),
+        ("a{3}", 3),
+        ("a{2,5}b", 6),
+        ("(ab){3}c", 7),
+        ("(?:a{2}b){3}", 15),  # with the two signs after the bracket, which an upper bound may have
+        (r"\d{4}-[0-9\]]{2}", 7),
+        ("(a+)+$", 4),
+        ("{", 1),
+        ("a)(", 1),
+        ("", 0),
+    ],
+)
+def test_counts_are_written_out(pattern, length):
+    assert expanded(pattern) == length
 
 
 def test_what_the_worker_cannot_compile_is_the_client_s_fault(server):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from puna.errors import InputError
 from puna.text.completion import Grammar
 from puna.web.failures import refused
+from puna.web.patterns import check_counts, check_pattern
 from puna.web.schemas import JsonObject, JsonSchema, Regex, Tool, ToolCall, ToolNamed
 
 SCHEMA_CHARACTERS = 64 << 10  # of one schema in JSON
@@ -80,6 +81,7 @@ def grammar_of(
         check_schema(schema, "response_format.json_schema.schema")
         return _grammar("json_schema", _json(schema), "response_format")
     if isinstance(form, Regex):
+        check_pattern(form.pattern, "response_format.pattern")
         return _grammar("regex", form.pattern, "response_format")
     return None
 
@@ -89,6 +91,7 @@ def check_schema(schema: Mapping[str, Any], param: str) -> None:
     size = len(_json(schema))
     if size > SCHEMA_CHARACTERS:
         raise refused(param, f"has {size} characters, expected at most {SCHEMA_CHARACTERS}")
+    check_counts(schema, param)
     references = 0
     waiting: list[Any] = [schema]
     while waiting:
