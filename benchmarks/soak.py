@@ -315,6 +315,7 @@ def report(
         "rss_slope_mb_per_minute": slopes,
         "rss_first_mb": {name: values[skip] for name, values in tally.rss.items()},
         "rss_last_mb": {name: values[-1] for name, values in tally.rss.items()},
+        "rss_mb_every_10_s": {name: values[::10] for name, values in tally.rss.items()},
         "rss_most_mb": {name: max(values) for name, values in tally.rss.items()},
         "blocks": blocks,
         "blocks_free_or_cached": free,

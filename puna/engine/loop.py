@@ -11,7 +11,7 @@ from puna.engine.packing import runner_for
 from puna.engine.proposals import Draft, Guesses
 from puna.engine.runner import Runner
 from puna.engine.scheduler import CHUNK, Scheduler
-from puna.engine.sequence import Finish, Request
+from puna.engine.sequence import Ends, Finish, Request
 from puna.engine.sequence import Sequence as Answer
 from puna.engine.step import Output, Step
 from puna.engine.stops import Stops
@@ -109,11 +109,12 @@ class Loop:
             self.grammars = Grammars(self.tokenizer)
         compiled = self.grammars.compile(grammar) if grammar and self.grammars else None
         now = time.monotonic()
+        stops = Ends if request.whole and not request.params.stop else Stops
         answers = []
         for sample in range(request.n):
             answer = Answer(request, sample, limit)
             answer.grammar = compiled.fresh() if compiled else None
-            answer.stops = Stops(self.tokenizer, request.params)
+            answer.stops = stops(self.tokenizer, request.params)
             answer.timings.arrived = now
             answers.append(answer)
         answers[0].followers = answers[1:]
@@ -163,7 +164,8 @@ class Loop:
     def end(self, answer: Answer, finish: Finish, error: Exception | None = None) -> Output:
         """Take an answer out, whatever it was doing, and say so."""
         answer.finish, answer.error = finish, error
-        return self.last(answer, Output(answer.request.id, answer.sample))
+        output = answer.output or Output(answer.request.id, answer.sample)
+        return self.last(answer, output)
 
     def last(self, answer: Answer, output: Output) -> Output:
         """Fill in the last Output of an answer, and give back what it held."""
