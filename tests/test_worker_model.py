@@ -10,6 +10,7 @@ import torch
 from puna.engine import opening, worker
 from puna.engine.blocks import BLOCK, blocks_for
 from puna.engine.engine import Engine
+from puna.engine.stops import Stops
 from puna.engine.torch_runner import TorchRunner
 from puna.errors import InputError
 from puna.kernels import native
@@ -17,7 +18,7 @@ from puna.model import checkpoint, lora, peft
 from puna.model.lora import LoraConfig
 from puna.model.presets import cache_bytes_per_token
 from puna.text import wire
-from puna.text.completion import SamplingParams
+from puna.text.completion import Grammar, SamplingParams
 from puna.text.tokenizer import Tokenizer
 from tests.models import ARGS, generator, random_model
 from tests.test_worker import ROOT, SECONDS, Client, connected, wait_for
@@ -193,3 +194,14 @@ def answered(client: Client) -> list[list[int]]:
             found[record.id] += record.ids
         dones += isinstance(record, wire.Done)
     return list(found.values())
+
+
+def test_a_tag_inside_what_a_grammar_allows_is_text_like_any_other(
+    tiny_tokenizer: Tokenizer,
+) -> None:
+    asked = '"[INST] a"'
+    for grammar, shown in ((Grammar("regex", '".*"'), asked), (None, '"')):
+        stops = Stops(tiny_tokenizer, SamplingParams(grammar=grammar))
+        ids = tiny_tokenizer.encode(asked)
+        text = "".join(map(stops.push, ids)) + stops.flush()
+        assert text.strip() == shown
