@@ -132,8 +132,11 @@ def fitted(
     first, second = shared.sum(2), shared.mul_(codes).sum(2)
     cross = weighted.mul(codes).sum(2)
     spread = total * second - first * first
-    scale = ((total * cross - first * wsum) / spread.clamp_min(1e-30)).clamp_min(TINY)
-    return scale, (first - wsum / scale) / total.clamp_min(1e-30)
+    slope = ((total * cross - first * wsum) / spread.clamp_min(1e-30)).clamp_min(TINY)
+    zero = stepped((first - wsum / slope) / total.clamp_min(1e-30))
+    above = cross - zero * wsum  # the best scale for the zero as it is stored
+    below = second - 2 * zero * first + zero * zero * total
+    return (above / below.clamp_min(1e-30)).clamp_min(TINY), zero
 
 
 def halved(scale: Tensor) -> Tensor:

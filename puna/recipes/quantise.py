@@ -26,6 +26,7 @@ from puna.errors import InputError
 from puna.kernels import native
 from puna.kernels.decoder import BLOCK, Decoder
 from puna.model import checkpoint, places
+from puna.model.importance import PAGE, importances
 from puna.model.simulated import Kind, bits_of, calibrate, simulate
 from puna.model.source import Source
 from puna.model.transformer import ModelArgs, Transformer, rotary_table
@@ -36,6 +37,7 @@ from puna.text.files import read_bounded, write_json, write_text
 from puna.text.tokenizer import Tokenizer
 
 POSITIONAL = "model"
+Importance = Mapping[str, Tensor] | None
 Tensors = Mapping[str, Callable[[], Tensor]]  # by Meta's names, read when asked for
 REFERENCE: Kind = "bfloat16"
 CALIBRATED = "int4 calibrated"
@@ -70,10 +72,11 @@ def main(config: Config) -> dict:
     reference = opened(source.args, tensors, REFERENCE)
     with run.track(len(rows), f"{REFERENCE}, to compare with") as advance:
         states = [counted(advance, reference.hidden(row[:-1])) for row in rows]
+    counts = importances(source.args, lambda name: tensors[name](), tokenizer.encode(PAGE))
     found: dict[str, dict[str, Any]] = {}
     for kind in config.kinds:
         with run.track(len(rows), kind) as advance:
-            model = opened(source.args, tensors, kind)
+            model = opened(source.args, tensors, kind, counts if kind == "int4" else None)
             figures = compare(model, reference, rows, states, advance)
         found[kind] = sizes(source, kind) | figures
         del model
@@ -104,11 +107,14 @@ def main(config: Config) -> dict:
 class Native:
     """A model in one kind, computed by the native kernels."""
 
-    def __init__(self, args: ModelArgs, tensors: Tensors, kind: str) -> None:
-        blocks = -(-args.max_seq_len // BLOCK)
-        self.decoder = Decoder(
-            args, lambda name: tensors[name](), kind, blocks, rope=rotary_table(args)
-        )
+    def __init__(
+        self, args: ModelArgs, tensors: Tensors, kind: str, importance: Importance = None
+    ) -> None:
+        def read(name: str) -> Tensor:
+            return tensors[name]()
+
+        blocks, rope = -(-args.max_seq_len // BLOCK), rotary_table(args)
+        self.decoder = Decoder(args, read, kind, blocks, rope=rope, importance=importance)
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """The last hidden states [T, dim] of a sequence of tokens [T]."""
@@ -124,12 +130,14 @@ class Native:
 class Simulation:
     """The same in plain torch (`puna.model.simulated`)."""
 
-    def __init__(self, args: ModelArgs, tensors: Tensors, kind: Kind) -> None:
+    def __init__(
+        self, args: ModelArgs, tensors: Tensors, kind: Kind, importance: Importance = None
+    ) -> None:
         with torch.device("meta"):  # shapes only
             self.model = Transformer(args)
         whole = {name: read().float() for name, read in tensors.items()}
         self.model.load_state_dict(whole, assign=True)
-        simulate(self.model, kind, lambda _: None)
+        simulate(self.model, kind, importance)
 
     @torch.no_grad()
     def hidden(self, tokens: Tensor) -> Tensor:
@@ -152,11 +160,12 @@ class Sequenced(NamedTuple):
     adapter: str | None
 
 
-def opened(args: ModelArgs, tensors: Tensors, kind: Kind) -> Native | Simulation:
+def opened(
+    args: ModelArgs, tensors: Tensors, kind: Kind, importance: Importance = None
+) -> Native | Simulation:
     """The model in one kind: native where there are kernels for it, else in torch."""
-    if native.available() and kind in native.KINDS:
-        return Native(args, tensors, kind)
-    return Simulation(args, tensors, kind)
+    way = Native if native.available() and kind in native.KINDS else Simulation
+    return way(args, tensors, kind, importance)
 
 
 def compare(
