@@ -15,10 +15,11 @@ from puna.kernels.compensate import compensated
 from puna.kernels.gpu import QuantisedLinear, quantise_linears, refuse_kind
 from puna.model import checkpoint
 from puna.model.importance import importances
+from puna.model.predictors import Native, Simulation
 from puna.model.simulated import Kind, Simulated, bits_of, calibrate, simulate
 from puna.model.transformer import ModelArgs, Transformer
 from puna.numerics.fidelity import Fidelity
-from puna.recipes.quantise import Native, Simulation, held
+from puna.recipes.quantise import held
 from puna.text.files import read_json
 from puna.text.tokenizer import Tokenizer
 from tests.conftest import SENTENCES
