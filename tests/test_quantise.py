@@ -14,10 +14,12 @@ from puna.kernels import gpu, native, quantise
 from puna.kernels.compensate import compensated
 from puna.kernels.gpu import QuantisedLinear, quantise_linears, refuse_kind
 from puna.model import checkpoint
+from puna.model.importance import importances
+from puna.model.predictors import Native, Simulation
 from puna.model.simulated import Kind, Simulated, bits_of, calibrate, simulate
 from puna.model.transformer import ModelArgs, Transformer
 from puna.numerics.fidelity import Fidelity
-from puna.recipes.quantise import Native, Simulation, held
+from puna.recipes.quantise import held
 from puna.text.files import read_json
 from puna.text.tokenizer import Tokenizer
 from tests.conftest import SENTENCES
@@ -211,10 +213,9 @@ def test_fp8_on_a_cpu_is_refused_and_names_int8() -> None:
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "int4", "fp8"])
 def test_a_simulated_model_is_close_and_as_close_as_its_bits_allow(kind: str) -> None:
-    model, twin, seen = random_model(ARGS), random_model(ARGS), []
+    model, twin = random_model(ARGS), random_model(ARGS)
     tokens = torch.randint(0, 384, (3, 32))
-    simulate(model, kind, seen.append)  # type: ignore[arg-type]
-    assert seen == [1, 1]
+    simulate(model, kind)  # type: ignore[arg-type]
     with torch.no_grad():
         wanted = twin(tokens)
         error = ((model(tokens) - wanted).norm() / wanted.norm()).item()
@@ -232,7 +233,7 @@ def test_a_calibrated_model_is_closer_than_a_plain_one() -> None:
         if calibrated:
             calibrate(model, "int4", tokens[:20], lambda _: None)
         else:
-            simulate(model, "int4", lambda _: None)
+            simulate(model, "int4")
         assert isinstance(model.layers[1].get_submodule("attention.wo"), Simulated)
         with torch.no_grad():
             errors.append((model(tokens[20:]) - twin(tokens[20:])).norm().item())
@@ -310,7 +311,8 @@ def test_the_native_kernels_and_the_simulation_agree(kind: Kind) -> None:
     model = random_model(ModelArgs(dim=64, n_layers=2, n_heads=4, vocab_size=96, hidden_dim=96))
     tensors = {name: partial(held, weight) for name, weight in model.state_dict().items()}
     tokens = torch.randint(0, 96, (40,), generator=torch.Generator().manual_seed(1))
-    ours, theirs = (way(model.args, tensors, kind) for way in (Native, Simulation))
+    counts = importances(model.args, lambda name: tensors[name](), tokens.tolist())
+    ours, theirs = (way(model.args, tensors, kind, counts) for way in (Native, Simulation))
     found, wanted = (way.logits(way.hidden(tokens)) for way in (ours, theirs))
     difference = ((found - wanted).norm() / wanted.norm()).item()
     assert difference < (1e-4 if kind == "float32" else 2e-2)  # an input near a half rounds over
@@ -345,3 +347,43 @@ def test_a_text_that_is_too_short_is_refused(
     (tmp_path / "short.txt").write_text("No.", encoding="utf-8")
     assert report(place, "short", "--text", str(tmp_path / "short.txt")) == 2
     assert "expected at least 16 (window)" in capsys.readouterr().err
+
+
+def test_importance_is_the_mean_square_of_what_comes_in() -> None:
+    model, ids = random_model(ARGS), list(range(5, 25))
+    found = importances(model.args, model.state_dict().__getitem__, ids)
+    wanted: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name != "output":
+
+            def keep(_, given, name=name):  # type: ignore[no-untyped-def]
+                wanted[f"{name}.weight"] = sum(x.square() for x in given[0][0]) / len(ids)
+
+            module.register_forward_pre_hook(keep)
+    with torch.no_grad():
+        model(torch.tensor([ids]))
+    assert found.keys() == wanted.keys()
+    for name in found:
+        torch.testing.assert_close(found[name], wanted[name])
+
+
+def test_a_model_that_was_shown_a_page_keeps_its_large_inputs() -> None:
+    """One input of the second half of a feed-forward layer is far larger than the others."""
+    args = ModelArgs(dim=64, n_layers=2, n_heads=4, vocab_size=96, hidden_dim=96)
+    tokens = torch.randint(0, 96, (8, 32), generator=torch.Generator().manual_seed(3))
+
+    def outlying() -> Transformer:
+        model = random_model(args)
+        for layer in model.layers:
+            up = layer.get_submodule("feed_forward.w3").get_parameter("weight")
+            with torch.no_grad():
+                up[7] *= 100
+        return model
+
+    twin, errors = outlying(), []
+    counts = importances(args, twin.state_dict().__getitem__, tokens[0].tolist())
+    for importance in (None, counts):
+        model = simulate(outlying(), "int4", importance)
+        with torch.no_grad():
+            errors.append((model(tokens[1:]) - twin(tokens[1:])).norm().item())
+    assert errors[1] < 0.9 * errors[0]

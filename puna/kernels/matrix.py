@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from puna.kernels import native, pack
+from puna.kernels import native, pack, reference
 from puna.kernels.native import GROUP, KINDS, LANES, MatrixRecord
+from puna.kernels.pack import Quantised
 
 ROWS = pack.ROWS
 
@@ -25,15 +26,15 @@ class Matrix:
 
     @classmethod
     def pack(cls, weight: Tensor, kind: str, importance: Tensor | None = None) -> "Matrix":
-        """Round a matrix [out, in] to `kind` and lay it out (`pack.rounded`)."""
-        quantised = pack.rounded(weight, kind, importance)
+        """Round a matrix [out, in] to `kind` and lay it out (`pack.quantise`)."""
+        quantised = pack.quantise(weight, kind, importance)
         return cls.laid(kind, weight.shape[1], *quantised)
 
     @classmethod
     def laid(
         cls, kind: str, cols: int, codes: Tensor, scales: Tensor | None, zeros: Tensor | None
     ) -> "Matrix":
-        """A matrix from codes [out, cols padded to 32], scales and zeros of `pack.rounded`."""
+        """A matrix from codes [out, cols padded to 32], scales and zeros of `pack.quantise`."""
         groups = -(-cols // GROUP)
         expected = {"float32": torch.float32, "bfloat16": torch.bfloat16}
         expected |= {"int8": torch.int8, "int4": torch.uint8}
@@ -69,15 +70,23 @@ class Matrix:
             *rest,
         )
 
+    def separate(self) -> Quantised:
+        """Codes [rows, cols padded], scales and zeros [rows, groups] (`pack.separate`)."""
+        groups = -(-self.cols // GROUP)
+        return pack.separate(self.rows, groups, self.codes, self.scales, self.zeros)
+
     def matmul(self, x: Tensor, threads: int | None = None, isa: str | None = None) -> Tensor:
         """x [T, cols] float32 times the matrix, [T, rows] float32.
 
         The integer kinds round each group of 32 activations to 8 bits. A token's result does not
-        depend on the other tokens, the threads or the instruction set.
+        depend on the other tokens, the threads or the instruction set. Without the library torch
+        computes it (`reference.product`).
         """
         if x.ndim != 2 or x.shape[1] != self.cols:
             raise ValueError(f"x has shape {list(x.shape)}, expected [T, {self.cols}]")
         x = native.floats(x, "x")
+        if native.library() is None:
+            return reference.product(x, *self.separate())
         out = torch.empty(x.shape[0], self.rows)
         if len(x):
             call = native.loaded().puna_multiply
@@ -93,6 +102,8 @@ class Matrix:
         """The rows of these numbers [n], float32 [n, cols]."""
         if ids.ndim != 1 or (len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.rows):
             raise ValueError(f"ids are not a list of numbers in 0..{self.rows - 1}")
+        if native.library() is None:
+            return pack.dense(*self.separate())[ids, : self.cols]
         ids = ids.to(torch.int32).contiguous()
         out = torch.empty(len(ids), self.cols)
         call = native.loaded().puna_read_rows

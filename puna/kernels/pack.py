@@ -1,7 +1,7 @@
 """Weights rounded to few bits, and the order in which the kernels read them.
 
-`rounded` (`puna.kernels.quantise`) knows nothing of the order; `interleave` puts
-codes [out, in] into blocks of 16 rows and groups of 32 inputs (`cpp/types.h`). Rows are padded to a
+`quantise` (`puna.kernels.quantise`) and `dense` know nothing of the order; `interleave` puts codes
+[out, in] into blocks of 16 rows and groups of 32 inputs (`cpp/types.h`). Rows are padded to a
 multiple of 32, inputs to a multiple of 32, with weights of zero.
 
 """
@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from puna.errors import InputError
-from puna.kernels import quantise
+from puna.kernels.quantise import ZERO_STEPS
+from puna.kernels.quantise import quantise as few_bits
 
 GROUP, LANES = 32, 16
 ROWS = 32  # to whose multiple rows are padded: a float tile is two blocks high
@@ -20,7 +21,7 @@ KINDS = ("float32", "bfloat16", "int8", "int4")
 Quantised = tuple[Tensor, Tensor | None, Tensor | None]
 
 
-def rounded(weight: Tensor, kind: str, importance: Tensor | None = None) -> Quantised:
+def quantise(weight: Tensor, kind: str, importance: Tensor | None = None) -> Quantised:
     """A matrix [out, in] as (codes, scales, zeros).
 
     codes [out, in padded to 32]: the float kinds' own type, int8 or uint8; scales float16 and zeros
@@ -34,8 +35,18 @@ def rounded(weight: Tensor, kind: str, importance: Tensor | None = None) -> Quan
     if kind in ("float32", "bfloat16"):
         wide = F.pad(weight.detach().float(), (0, -weight.shape[1] % GROUP))
         return wide.to(getattr(torch, kind)), None, None
-    codes, scales, zeros = quantise.quantise(weight, kind, importance)
+    codes, scales, zeros = few_bits(weight, kind, importance)
     return F.pad(codes, (0, -weight.shape[1] % GROUP)), scales, zeros
+
+
+def dense(codes: Tensor, scales: Tensor | None, zeros: Tensor | None) -> Tensor:
+    """The matrix [out, in padded] that quantised weights stand for, float32."""
+    if scales is None:
+        return codes.float()
+    groups = codes.float().unflatten(1, (-1, GROUP))
+    if zeros is not None:
+        groups = groups - zeros.float()[..., None] / ZERO_STEPS
+    return (groups * scales.float()[..., None]).flatten(1)
 
 
 def interleave(codes: Tensor, scales: Tensor | None, zeros: Tensor | None) -> Quantised:
@@ -64,3 +75,27 @@ def units(codes: Tensor, each: int) -> Tensor:
 def blocks(values: Tensor) -> Tensor:
     """[rows, groups] as [rows / 16, groups, 16], flat."""
     return units(values, 1)
+
+
+def separate(
+    rows: int, groups: int, codes: Tensor, scales: Tensor | None, zeros: Tensor | None
+) -> Quantised:
+    """The inverse of `interleave`: codes of every kind as float32 [rows, groups * 32]."""
+    inputs = groups * GROUP
+    if scales is None:
+        padded = -(-rows // ROWS) * ROWS
+        wide = codes.numel() // (padded * inputs) == 4
+        laid = codes.view(torch.float32 if wide else torch.bfloat16)
+        return lines(laid, inputs, 1 if wide else 2)[:rows].float(), None, None
+    wide_scales = lines(scales, groups, 1)[:rows]
+    if zeros is None:
+        return lines(codes, inputs, 4)[:rows].float() - 128, wide_scales, None
+    halves = codes.view(-1, GROUP // 2 * LANES)
+    whole = lines(torch.stack((halves & 15, halves >> 4), 1).flatten(), inputs, 4)
+    return whole[:rows].float(), wide_scales, lines(zeros, groups, 1)[:rows]
+
+
+def lines(laid: Tensor, inputs: int, each: int) -> Tensor:
+    """The inverse of `units`."""
+    parts = laid.view(-1, inputs // each, LANES, each)
+    return parts.transpose(1, 2).reshape(-1, inputs)

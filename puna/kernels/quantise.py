@@ -30,6 +30,7 @@ RANGES = (1.0, 0.92, 0.85)  # parts of a group's range to begin from
 TURNS = 2  # refinements from each
 CHUNK = 1 << 20  # weights at once: they stay in the processor's cache
 MOST = 65504.0  # the greatest number of float16
+LEAST = 1e-30  # of what is divided by
 TINY = 2.0**-24  # the least scale that is not zero in float16
 
 
@@ -94,46 +95,42 @@ def symmetric(groups: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def asymmetric(groups: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes 0 .. 15 [rows, groups, 32], scales, and zeros in sixteenths [rows, groups]."""
+    """Codes 0 .. 15 [rows, groups, 32], scales, and zeros in sixteenths [rows, groups].
+
+    share: [1 or rows, groups, 32], what the square of each weight's error counts.
+    """
     low, high = groups.amin(2).clamp(max=0), groups.amax(2).clamp(min=0)
+    total, weighted = share.sum(2), groups * share
+    come = weighted.sum(2)
     best, scales, zeros = torch.full_like(low, torch.inf), halved(high - low).float(), low
-    total = share.sum(2)
-    weighted = groups * share
-    wsum = weighted.sum(2)
     for part in RANGES:
         scale, zero = (high - low) * (part / 15), -15 * low / (high - low).clamp_min(TINY)
         for turn in range(TURNS + 1):
             scale, zero = halved(scale).float(), stepped(zero)
             codes = coded(groups, scale, zero)
-            error = codes.sub(zero[:, :, None]).mul_(scale[:, :, None]).sub_(groups)
-            error = error.square_().mul_(share).sum(2)
+            cross = weighted.mul(codes).sum(2)
+            shared = codes * share
+            first, second = shared.sum(2), shared.mul_(codes).sum(2)
+            above = cross - zero * come  # of weights and what the codes stand for, without scale
+            below = second - 2 * zero * first + zero * zero * total  # of the latter's square
+            error = scale * (scale * below - 2 * above)  # the squared error, less what is given
             better = error < best
             best = torch.where(better, error, best)
             scales = torch.where(better, scale, scales)
             zeros = torch.where(better, zero, zeros)
-            if turn < TURNS:
-                scale, zero = fitted(codes, share, weighted, total, wsum)
+            if turn < TURNS:  # the best line through the codes; the best scale for the zero kept
+                spread = (total * second - first * first).clamp_min(LEAST)
+                slope = ((total * cross - first * come) / spread).clamp_min(TINY)
+                zero = stepped((first - come / slope) / total.clamp_min(LEAST))
+                above = cross - zero * come
+                below = second - 2 * zero * first + zero * zero * total
+                scale = (above / below.clamp_min(LEAST)).clamp_min(TINY)
     return coded(groups, scales, zeros), scales.half(), (zeros * ZERO_STEPS).to(torch.uint8)
 
 
 def coded(groups: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     """The nearest codes of int4 for a scale and a zero [rows, groups]."""
     return groups.div(scale[:, :, None]).add_(zero[:, :, None]).round_().clamp_(0, 15)
-
-
-def fitted(
-    codes: Tensor, share: Tensor, weighted: Tensor, total: Tensor, wsum: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The scale and zero [rows, groups] that fit the codes best: weighted least squares of a line.
-
-    share: what each weight counts; weighted: share times weight; total, wsum: their sums.
-    """
-    shared = codes * share
-    first, second = shared.sum(2), shared.mul_(codes).sum(2)
-    cross = weighted.mul(codes).sum(2)
-    spread = total * second - first * first
-    scale = ((total * cross - first * wsum) / spread.clamp_min(1e-30)).clamp_min(TINY)
-    return scale, (first - wsum / scale) / total.clamp_min(1e-30)
 
 
 def halved(scale: Tensor) -> Tensor:

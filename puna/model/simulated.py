@@ -5,7 +5,7 @@ Its matrices are those that the codes stand for, and what they are multiplied wi
 matrix of an int4 model are in int8.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -14,18 +14,12 @@ from torch.nn import functional as F
 
 from puna.kernels.compensate import compensated
 from puna.kernels.quantise import BITS, dense, quantise, rounded_inputs
+from puna.model.importance import INPUTS
 from puna.model.source import expected_tensors
 from puna.model.transformer import Block, ModelArgs, Transformer
 
 Kind = Literal["float32", "bfloat16", "int8", "int4", "fp8"]
 FLOATS = {"float32": 32.0, "bfloat16": 16.0}
-# the matrices of a layer by what comes into them, in the order of computation
-INPUTS = (
-    ("attention.wq", "attention.wk", "attention.wv"),
-    ("attention.wo",),
-    ("feed_forward.w1", "feed_forward.w3"),
-    ("feed_forward.w2",),
-)
 
 
 class Simulated(nn.Module):
@@ -59,22 +53,28 @@ def bits_of(args: ModelArgs, kind: str) -> tuple[float, int]:
     return bits[kind], int(total / 8)
 
 
-def as_stored(weight: Tensor, kind: str) -> Tensor:
+def as_stored(weight: Tensor, kind: str, importance: Tensor | None = None) -> Tensor:
     """The matrix in float32 after it was stored as `kind`. InputError as in `quantise`."""
     if kind in FLOATS:
         return weight.to(getattr(torch, kind)).float()
-    return dense(quantise(weight, kind))
+    return dense(quantise(weight, kind, importance))
 
 
 @torch.no_grad()
-def simulate(model: Transformer, kind: Kind, advance: Callable[[int], None]) -> None:
-    """Turn a float32 model into one in `kind`, in place; `advance` is told of each layer."""
+def simulate(
+    model: Transformer, kind: Kind, importance: Mapping[str, Tensor] | None = None
+) -> Transformer:
+    """Turn a float32 model into one in `kind`, in place; returns it.
+
+    importance: by a matrix's name, what an error in each of its inputs costs.
+    """
     simulate_vocabulary(model, kind)
-    for layer in blocks(model):
+    for number, layer in enumerate(blocks(model)):
         for name in (name for group in INPUTS for name in group):
-            linear = layer.get_submodule(name)
-            replace(layer, name, as_stored(linear.get_parameter("weight"), kind), kind)
-        advance(1)
+            weight = layer.get_submodule(name).get_parameter("weight")
+            counts = (importance or {}).get(f"layers.{number}.{name}.weight")
+            replace(layer, name, as_stored(weight, kind, counts), kind)
+    return model
 
 
 @torch.no_grad()

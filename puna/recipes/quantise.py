@@ -10,11 +10,11 @@ text int4 is measured once more, its errors compensated; `save` writes that mode
 float32, which in int4 has these codes again. Writes quantisation.json and quantisation.md.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import torch
 from msgspec import Meta
@@ -23,12 +23,12 @@ from rich.table import Table
 from torch import Tensor
 
 from puna.errors import InputError
-from puna.kernels import native
-from puna.kernels.decoder import BLOCK, Decoder
 from puna.model import checkpoint, places
-from puna.model.simulated import Kind, bits_of, calibrate, simulate
+from puna.model.importance import PAGE, importances
+from puna.model.predictors import Native, Simulation, kernels, opened
+from puna.model.simulated import Kind, bits_of, calibrate
 from puna.model.source import Source
-from puna.model.transformer import ModelArgs, Transformer, rotary_table
+from puna.model.transformer import Transformer
 from puna.numerics.fidelity import Fidelity
 from puna.recipes import steps
 from puna.run import Run
@@ -36,7 +36,6 @@ from puna.text.files import read_bounded, write_json, write_text
 from puna.text.tokenizer import Tokenizer
 
 POSITIONAL = "model"
-Tensors = Mapping[str, Callable[[], Tensor]]  # by Meta's names, read when asked for
 REFERENCE: Kind = "bfloat16"
 CALIBRATED = "int4 calibrated"
 MOST_BYTES = 1 << 28  # of a text
@@ -67,13 +66,15 @@ def main(config: Config) -> dict:
     steps.check_context("window", config.window, source.args.max_seq_len)
     rows = windows(config.text, tokenizer, config.window, config.tokens)
     tensors = {name: tensor.read for name, tensor in source.tensors.items()}
-    reference = opened(source.args, tensors, REFERENCE)
+    args = replace(source.args, max_seq_len=config.window)  # what the cache has room for
+    reference = opened(args, tensors, REFERENCE)
     with run.track(len(rows), f"{REFERENCE}, to compare with") as advance:
         states = [counted(advance, reference.hidden(row[:-1])) for row in rows]
+    counts = importances(args, lambda name: tensors[name](), tokenizer.encode(PAGE))
     found: dict[str, dict[str, Any]] = {}
     for kind in config.kinds:
         with run.track(len(rows), kind) as advance:
-            model = opened(source.args, tensors, kind)
+            model = opened(args, tensors, kind, counts if kind == "int4" else None)
             figures = compare(model, reference, rows, states, advance)
         found[kind] = sizes(source, kind) | figures
         del model
@@ -84,14 +85,14 @@ def main(config: Config) -> dict:
             calibrate(whole, "int4", given, advance)
         fitted = tensors | {n: partial(held, w) for n, w in layer_weights(whole)}
         with run.track(len(rows), CALIBRATED) as advance:
-            model = opened(source.args, fitted, "int4")
+            model = opened(args, fitted, "int4")
             figures = compare(model, reference, rows, states, advance)
         found[CALIBRATED] = sizes(source, "int4") | figures
         if config.save:
             save(run.folder / "checkpoint", whole, source, tokenizer)
     conditions = {
         **{"model": str(config.model), "text": config.text.name, "window": config.window},
-        "kernels": native.available() or "torch",
+        "kernels": kernels(),
     }
     write_json(run.folder / "quantisation.json", {**conditions, "kinds": found})
     write_text(run.folder / "quantisation.md", page(conditions, found))
@@ -99,64 +100,6 @@ def main(config: Config) -> dict:
     return run.finish(
         **{f"{kind.replace(' ', '_')}_perplexity": one["perplexity"] for kind, one in found.items()}
     )
-
-
-class Native:
-    """A model in one kind, computed by the native kernels."""
-
-    def __init__(self, args: ModelArgs, tensors: Tensors, kind: str) -> None:
-        blocks = -(-args.max_seq_len // BLOCK)
-        self.decoder = Decoder(
-            args, lambda name: tensors[name](), kind, blocks, rope=rotary_table(args)
-        )
-
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """The last hidden states [T, dim] of a sequence of tokens [T]."""
-        count = len(tokens)
-        blocks = range(-(-count // BLOCK))
-        return self.decoder.embed([Sequenced(tokens.tolist(), 0, blocks, count, None)])
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """The predictions [T, V] from hidden states."""
-        return self.decoder.output.matmul(hidden)
-
-
-class Simulation:
-    """The same in plain torch (`puna.model.simulated`)."""
-
-    def __init__(self, args: ModelArgs, tensors: Tensors, kind: Kind) -> None:
-        with torch.device("meta"):  # shapes only
-            self.model = Transformer(args)
-        whole = {name: read().float() for name, read in tensors.items()}
-        self.model.load_state_dict(whole, assign=True)
-        simulate(self.model, kind, lambda _: None)
-
-    @torch.no_grad()
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """As `Native.hidden`."""
-        return self.model.hidden(tokens[None])[0]
-
-    @torch.no_grad()
-    def logits(self, hidden: Tensor) -> Tensor:
-        """As `Native.logits`."""
-        return self.model.output(hidden)
-
-
-class Sequenced(NamedTuple):
-    """One sequence for the decoder (`puna.kernels.decoder.Row`)."""
-
-    tokens: Sequence[int]
-    start: int
-    blocks: Sequence[int]
-    wanted: int
-    adapter: str | None
-
-
-def opened(args: ModelArgs, tensors: Tensors, kind: Kind) -> Native | Simulation:
-    """The model in one kind: native where there are kernels for it, else in torch."""
-    if native.available() and kind in native.KINDS:
-        return Native(args, tensors, kind)
-    return Simulation(args, tensors, kind)
 
 
 def compare(
