@@ -64,16 +64,17 @@ def pick(
         scaled = logits / temperature.masked_fill(greedy, 1.0)[:, None].float()
         kept = truncate(torch.softmax(scaled, dim=-1), top_p, top_k, min_p)
         return torch.where(greedy, logits.argmax(dim=-1), invert(kept, uniform))
-    ids = torch.empty(len(logits), dtype=torch.long)
-    rows = zip(greedy.tolist(), top_p.tolist(), top_k.tolist(), min_p.tolist(), strict=True)
-    for index, (is_greedy, most, count, least) in enumerate(rows):
-        row = slice(index, index + 1)
-        if is_greedy:
-            ids[index] = int(logits[index].detach().numpy().argmax())
+    scaled, probabilities = torch.empty(2, 1, logits.shape[1])
+    values, heat, ids = logits.detach().numpy(), temperature.float().numpy(), []
+    rows = zip(top_p.tolist(), top_k.tolist(), min_p.tolist(), strict=True)
+    for index, cuts in enumerate(rows):
+        if greedy[index]:
+            ids.append(int(values[index].argmax()))
             continue
-        probabilities = torch.softmax(logits[row] / temperature[row, None].float(), dim=-1)
-        ids[row] = _pick_row(probabilities, uniform[row], most, count, least)
-    return ids
+        np.divide(values[index], heat[index], out=scaled[0].numpy())
+        torch.softmax(scaled, dim=-1, out=probabilities)
+        ids.append(_pick_row(probabilities, float(uniform[index]), *cuts))
+    return torch.tensor(ids)
 
 
 def truncate(
@@ -136,61 +137,65 @@ def likeliest(logprobs: Tensor, count: int) -> tuple[tuple[int, float], ...]:
     return tuple(zip(order.tolist(), values[order].tolist(), strict=True))
 
 
-def _pick_row(
-    probabilities: Tensor, uniform: Tensor, top_p: float, top_k: int, min_p: float
-) -> Tensor | int:
-    """The id of one row [1, V] at uniform [1], without sorting the row where that can be avoided.
-
-    Only tokens that may stay are gathered and ranked. The one figure that needs all others is the
-    total that top-p is a share of; it is added up in another order than by sorting, and where that
-    could change what is dropped, the row is sorted.
-    """
+def _pick_row(probabilities: Tensor, uniform: float, top_p: float, top_k: int, min_p: float) -> int:
+    """The id of one row [1, V] at a uniform number; a row that is not finite gets 0."""
     values = probabilities[0].numpy()
     if np.isnan(values[0]):  # then all are
         return 0
-    top_k = 0 if top_k >= len(values) else top_k
-    if not top_k and top_p >= 1 and min_p <= 0:
-        return invert(probabilities, uniform)
-    ids = _candidates(values, top_p, top_k)
-    if ids is None:
-        cuts = (torch.tensor([cut]) for cut in (top_p, top_k))
-        ids = np.flatnonzero(truncate(probabilities, *cuts)[0].numpy())
-    weights = values[ids].astype(np.float64)
-    if min_p > 0:
-        stays = weights >= min_p * float(values.max())
-        ids, weights = ids[stays], weights[stays]
-    return int(ids[invert(torch.from_numpy(weights)[None], uniform)[0]])
+    if top_k < 1 and top_p >= 1 and min_p <= 0:
+        return int(invert(probabilities, torch.tensor([uniform], dtype=torch.float64)))
+    ids = staying(probabilities, top_p, top_k, min_p)
+    cumulative = values[ids].astype(np.float64).cumsum()  # as `invert` does
+    target = min(uniform * cumulative[-1], np.nextafter(cumulative[-1], 0.0))
+    return int(ids[cumulative.searchsorted(target, side="right")])
 
 
-def _candidates(values: Row, top_p: float, top_k: int) -> Row | None:
-    """The ids that top-k and top-p keep of one row, in order; None if rounding could decide.
+def staying(probabilities: Tensor, top_p: float, top_k: int, min_p: float) -> Row:
+    """The ids that `truncate` keeps of one row [1, V] on a CPU, in order.
 
-    Tokens below (1 - top_p) / V of the total have together less than 1 - top_p of it, so the others
-    exceed top_p: the line is crossed among them.
+    Only tokens that may stay are gathered and ranked. The one figure that needs all others is the
+    total that top-p is a share of; it is added up in another order than by `truncate`, and where
+    that could change what is dropped, the row is sorted.
     """
+    values = probabilities[0].numpy()
     size = len(values)
-    if top_k:
+    if 0 < top_k < size:
         ids = np.flatnonzero(values >= np.partition(values, size - top_k)[size - top_k])
-    elif top_p >= 1:
-        return np.arange(size)
+        weights = np.sort(values[ids])[: -top_k - 1 : -1].astype(np.float64)
+        cumulative = weights.cumsum()
+        number = int(np.count_nonzero(cumulative - weights <= top_p * cumulative[-1]))
+        ids = ids[_largest(values[ids], weights[number - 1], number)]
+    elif top_p < 1:
+        ids = _nucleus(probabilities, top_p)
     else:
-        total = float(values.sum(dtype=np.float64))
-        ids = np.flatnonzero(values >= np.float32((1 - top_p) * total / size))
-    found = values[ids]
-    ranked = np.sort(found)[::-1]
-    ranked = ranked[:top_k] if top_k else ranked
-    weights = ranked.astype(np.float64)
+        ids = np.arange(size)
+    if min_p > 0:
+        ids = ids[values[ids].astype(np.float64) >= min_p * float(values.max())]
+    return ids
+
+
+def _nucleus(probabilities: Tensor, top_p: float) -> Row:
+    """The ids of one row [1, V] that top-p keeps.
+
+    Tokens below (1 - top_p) / V of the total have together less than 1 - top_p of it, so the line
+    is crossed among the others.
+    """
+    values, size = probabilities[0].numpy(), probabilities.shape[1]
+    total = float(probabilities.sum(dtype=torch.float64))
+    ids = np.flatnonzero(values >= np.float32((1 - top_p) * total / size))
+    weights = np.sort(values[ids])[::-1].astype(np.float64)
     cumulative = weights.cumsum()
     before = cumulative - weights
-    if top_k:
-        number = int(np.count_nonzero(before <= top_p * cumulative[-1]))
-    else:
-        line, doubt = top_p * total, size * 2.0**-52 * total  # what other orders can differ by
-        number = int(np.count_nonzero(before <= line))
-        near = np.abs(before - line) <= doubt
-        if near.any() or (len(ids) < size and cumulative[-1] <= line + doubt):
-            return None
-    least = ranked[number - 1]
-    above, equal = found > least, found == least
-    room = number - np.count_nonzero(above)
-    return ids[above | (equal & (equal.cumsum() <= room))]
+    line, doubt = top_p * total, size * 2.0**-52 * total  # what another order may add up to
+    crossed = len(ids) == size or cumulative[-1] > line + doubt
+    if not crossed or (np.abs(before - line) <= doubt).any():
+        cuts = torch.tensor([top_p]), torch.tensor([0])
+        return np.flatnonzero(truncate(probabilities, *cuts)[0].numpy())
+    number = int(np.count_nonzero(before <= line))
+    return ids[_largest(values[ids], weights[number - 1], number)]
+
+
+def _largest(values: Row, least: float, number: int) -> Row:
+    """A mask of the `number` largest values, down to `least`; of equal ones the first."""
+    above, equal = values > least, values == least
+    return above | (equal & (equal.cumsum() <= number - np.count_nonzero(above)))
