@@ -34,7 +34,7 @@ WALLS = {
     "__main__": {"cli"},
     "__init__": set(),
 }
-WITH_TORCH = {"kernels", "numerics", "model", "engine", "recipes"}  # rooms that may import torch
+WITH_TORCH = {"numerics", "kernels", "model", "engine", "recipes"}  # rooms that may import torch
 WITH_TORCH_FILES = {"puna/data/shards.py", "puna/data/batches.py"}
 FILE_LINES, FUNCTION_LINES, MAIN_LINES = 400, 60, 100
 VAGUE_FILES = {"utils.py", "util.py", "common.py", "helpers.py", "manager.py", "misc.py"}

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from puna.kernels import native, pack
+from puna.kernels import native, pack, reference
 from puna.kernels.native import GROUP, KINDS, LANES, MatrixRecord
+from puna.kernels.pack import Quantised
 
 ROWS = pack.ROWS
 
@@ -69,15 +70,23 @@ class Matrix:
             *rest,
         )
 
+    def separate(self) -> Quantised:
+        """Codes [rows, cols padded], scales and zeros [rows, groups] (`pack.separate`)."""
+        groups = -(-self.cols // GROUP)
+        return pack.separate(self.rows, groups, self.codes, self.scales, self.zeros)
+
     def matmul(self, x: Tensor, threads: int | None = None, isa: str | None = None) -> Tensor:
         """x [T, cols] float32 times the matrix, [T, rows] float32.
 
         The integer kinds round each group of 32 activations to 8 bits. A token's result does not
-        depend on the other tokens, the threads or the instruction set.
+        depend on the other tokens, the threads or the instruction set. Without the library torch
+        computes it (`reference.product`).
         """
         if x.ndim != 2 or x.shape[1] != self.cols:
             raise ValueError(f"x has shape {list(x.shape)}, expected [T, {self.cols}]")
         x = native.floats(x, "x")
+        if native.library() is None:
+            return reference.product(x, *self.separate())
         out = torch.empty(x.shape[0], self.rows)
         if len(x):
             call = native.loaded().puna_multiply
@@ -93,6 +102,8 @@ class Matrix:
         """The rows of these numbers [n], float32 [n, cols]."""
         if ids.ndim != 1 or (len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.rows):
             raise ValueError(f"ids are not a list of numbers in 0..{self.rows - 1}")
+        if native.library() is None:
+            return pack.dense(*self.separate())[ids, : self.cols]
         ids = ids.to(torch.int32).contiguous()
         out = torch.empty(len(ids), self.cols)
         call = native.loaded().puna_read_rows

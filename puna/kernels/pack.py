@@ -121,3 +121,29 @@ def units(codes: Tensor, each: int) -> Tensor:
 def blocks(values: Tensor) -> Tensor:
     """[rows, groups] as [rows / 16, groups, 16], flat."""
     return units(values, 1)
+
+
+def separate(
+    rows: int, groups: int, codes: Tensor, scales: Tensor | None, zeros: Tensor | None
+) -> Quantised:
+    """The inverse of `interleave`: codes of every kind as float32 [rows, groups * 32]."""
+    inputs = groups * GROUP
+    if scales is None:
+        padded = -(-rows // ROWS) * ROWS
+        wide = codes.numel() // (padded * inputs) == 4
+        laid = codes.view(torch.float32 if wide else torch.bfloat16)
+        return lines(laid, inputs, 1 if wide else 2)[:rows].float(), None, None
+    wide_scales = lines(scales, groups, 1)[:rows]
+    if zeros is None:
+        return lines(codes, inputs, 4)[:rows].float() - 128, wide_scales, None
+    halves = codes.view(-1, GROUP // 2 * LANES)
+    whole = lines(torch.stack((halves & 15, halves >> 4), 1).flatten(), inputs, 4)
+    pairs = lines(zeros, -(-groups // 2), 1)[:rows]
+    each = torch.stack((pairs & 15, pairs >> 4), -1).flatten(1)[:, :groups]
+    return whole[:rows].float(), wide_scales, each
+
+
+def lines(laid: Tensor, inputs: int, each: int) -> Tensor:
+    """The inverse of `units`."""
+    parts = laid.view(-1, inputs // each, LANES, each)
+    return parts.transpose(1, 2).reshape(-1, inputs)

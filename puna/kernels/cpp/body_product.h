@@ -13,6 +13,13 @@ namespace {
 // How far ahead of the reads memory is asked for, in bytes of one block's codes.
 constexpr int AHEAD = 4096;
 
+// Integer dot products in flight: each is a chain of eight, and one alone would wait for itself.
+constexpr int CHAINS = 4;
+
+inline void scale_tile(F& acc, I whole, float scale, F factor) {
+    acc = fma(mul(to_float(whole), splat(scale)), factor, acc);
+}
+
 inline void ask(const uint8_t* p) { __builtin_prefetch(p, 0, 3); }
 
 template <int R, int T>
@@ -101,10 +108,15 @@ void tile_int8(const Product& job, int block, int first) {
                 if (T < 8) ask(from + 64 * j + AHEAD);
             }
             const F factor = load_half(factors + (int64_t(r) * groups + g) * LANES);
-            UNROLL for (int t = 0; t < T; t++) {
-                I whole = splat_int(OFFSET ? sums[t] : 0);
-                UNROLL for (int j = 0; j < 8; j++) whole = dot8(whole, w[j], words[j * T + t]);
-                acc[r][t] = fma(mul(to_float(whole), splat(scales[t])), factor, acc[r][t]);
+            UNROLL for (int t = 0; t < T; t += CHAINS) {
+                I whole[CHAINS];
+                UNROLL for (int i = 0; i < CHAINS; i++)
+                    if (t + i < T) whole[i] = splat_int(OFFSET ? sums[t + i] : 0);
+                UNROLL for (int j = 0; j < 8; j++)
+                    UNROLL for (int i = 0; i < CHAINS; i++)
+                        if (t + i < T) whole[i] = dot8(whole[i], w[j], words[j * T + t + i]);
+                UNROLL for (int i = 0; i < CHAINS; i++)
+                    if (t + i < T) scale_tile(acc[r][t + i], whole[i], scales[t + i], factor);
             }
         }
         words += 8 * T;
@@ -138,10 +150,15 @@ void tile_int4(const Product& job, int block, int first) {
             }
             const F factor = load_half(factors + (int64_t(r) * groups + g) * LANES);
             const I zero = load_zeros(zeros + (int64_t(r) * pairs + g / 2) * LANES, g & 1);
-            UNROLL for (int t = 0; t < T; t++) {
-                I whole = add_product(splat_int(0), zero, sums[t]);
-                UNROLL for (int j = 0; j < 8; j++) whole = dot4(whole, w[j], words[j * T + t]);
-                acc[r][t] = fma(mul(to_float(whole), splat(scales[t])), factor, acc[r][t]);
+            UNROLL for (int t = 0; t < T; t += CHAINS) {
+                I whole[CHAINS];
+                UNROLL for (int i = 0; i < CHAINS; i++)
+                    if (t + i < T) whole[i] = add_product(splat_int(0), zero, sums[t + i]);
+                UNROLL for (int j = 0; j < 8; j++)
+                    UNROLL for (int i = 0; i < CHAINS; i++)
+                        if (t + i < T) whole[i] = dot4(whole[i], w[j], words[j * T + t + i]);
+                UNROLL for (int i = 0; i < CHAINS; i++)
+                    if (t + i < T) scale_tile(acc[r][t + i], whole[i], scales[t + i], factor);
             }
         }
         words += 8 * T;
