@@ -47,17 +47,17 @@ class Grammars:
         if isinstance(tokenizer, SentencePieceTokenizer):  # a space that begins a text is lost
             spaced = [piece.startswith(b" ") for piece in self._vocabulary.tokens]
             self._first = self._allowed & ~torch.tensor(spaced)
-        self._kept: OrderedDict[Grammar, GrammarState] = OrderedDict()
+        self.kept: OrderedDict[Grammar, GrammarState] = OrderedDict()
 
     def compile(self, grammar: Grammar) -> "GrammarState":
         """The beginning of a grammar, for one answer.
 
         InputError if it makes no sense, has something llguidance does not know, or costs too much.
         """
-        state = self._kept.pop(grammar, None) or self._compile(grammar)
-        self._kept[grammar] = state
-        if len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
+        state = self.kept.pop(grammar, None) or self._compile(grammar)
+        self.kept[grammar] = state
+        if len(self.kept) > KEPT:
+            self.kept.popitem(last=False)
         return state.fresh()
 
     def _compile(self, grammar: Grammar) -> "GrammarState":
