@@ -16,9 +16,10 @@ inline float sum(F a) {
 inline float largest_lane(F a) {
     float lanes[16];
     store(lanes, a);
-    float top = lanes[0];
-    for (int i = 1; i < 16; i++) top = lanes[i] > top ? lanes[i] : top;
-    return top;
+    for (int width = 8; width; width /= 2)
+        for (int i = 0; i < width; i++)
+            lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
+    return lanes[0];
 }
 
 // exp(x) to about 2 units in the last place; exactly 0 below -87.3, at most exp(88).

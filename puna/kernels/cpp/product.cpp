@@ -83,7 +83,8 @@ void multiply(const Kernels& kernels, Pool& pool, const Matrix& matrix, const Pa
               float* y, int64_t stride, int columns, bool add) {
     const Product job{&matrix, &panel, y, stride, columns, add};
     const int pairs = (columns + 2 * LANES - 1) / (2 * LANES);  // a tile is one or two blocks high
-    const int64_t wanted = std::max<int64_t>(1, CHUNK_BYTES / (2 * block_bytes(matrix)));
+    const int64_t least = panel.tiles > 1 ? 2 : 1;  // pairs: blocks that share a tile of tokens
+    const int64_t wanted = std::max(least, CHUNK_BYTES / (2 * block_bytes(matrix)));
     const int even = std::max(1, pairs / (FEWEST_CHUNKS * pool.threads()));
     const int share = int(std::min<int64_t>(wanted, even));
     pool.run((pairs + share - 1) / share, [&](int chunk, int) {
