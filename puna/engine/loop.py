@@ -69,7 +69,7 @@ class Loop:
     @property
     def model(self) -> Transformer:
         """The module that answers. AttributeError where a packed model does."""
-        return self.runner.model  # type: ignore[attr-defined,no-any-return]
+        return self.runner.model  # type: ignore[attr-defined]
 
     def load(self, model: Transformer | Runner) -> None:
         """Answer with other weights from now on. A packed model is packed again; else nothing is
@@ -237,8 +237,7 @@ class Loop:
     def reserve(self) -> None:
         """Make an elastic cache large enough for all that may run at once."""
         runner = self.runner
-        elastic = isinstance(runner, TorchRunner) and runner.elastic
-        if not (elastic and self.scheduler.fresh):
+        if not (isinstance(runner, TorchRunner) and runner.elastic and self.scheduler.fresh):
             return
         self.scheduler.fresh = False
         answers = self.scheduler.sequences()

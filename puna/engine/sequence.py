@@ -129,29 +129,21 @@ class Sequence:
 
     def __post_init__(self) -> None:
         """Seed the random numbers."""
+        self.params: SamplingParams = self.request.params
+        self.prompt_ids: list[int] = self.request.prompt_ids
         seed = answer_seed(self.request.params.seed, self.request.number, self.sample)
         self.source = random.Random(seed)
         self.ahead: deque[float] = deque()  # numbers that were looked at and not used yet
 
     @property
-    def params(self) -> SamplingParams:
-        """How its tokens are drawn."""
-        return self.request.params
-
-    @property
-    def prompt_ids(self) -> list[int]:
-        """The tokens that it answers."""
-        return self.request.prompt_ids
-
-    @property
     def length(self) -> int:
         """Tokens of prompt and answer so far."""
-        return len(self.request.prompt_ids) + len(self.ids)
+        return len(self.prompt_ids) + len(self.ids)
 
     @property
     def left(self) -> int:
         """Tokens whose keys and values are still to be computed; 1 while it is decoding."""
-        return len(self.request.prompt_ids) + len(self.ids) - self.computed
+        return len(self.prompt_ids) + len(self.ids) - self.computed
 
     @property
     def scoring(self) -> bool:
@@ -160,7 +152,7 @@ class Sequence:
 
     def tokens(self, start: int, stop: int) -> list[int]:
         """Tokens start .. stop-1 of prompt and answer."""
-        prompt = self.request.prompt_ids
+        prompt = self.prompt_ids
         if start >= len(prompt):
             return self.ids[start - len(prompt) : stop - len(prompt)]
         return prompt[start:stop] + self.ids[: max(0, stop - len(prompt))]

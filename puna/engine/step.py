@@ -112,7 +112,7 @@ class Step:
         following = prompt[work.start + 1 : work.start + work.count + 1]
         tops = answer.request.prompt_logprobs or 0
         answer.scored += scored(logits[: len(following)], following, tops)
-        if len(answer.scored) == len(prompt):
+        if answer.left == 0:
             self.output(answer).prompt_logprobs = answer.scored
 
     def draws(self, heads: list["Head"], logits: Tensor) -> None:
@@ -141,7 +141,7 @@ class Step:
         try:
             return list(draw(chosen, answers, self.eos_id))
         except Undrawable as found:
-            return [found.faults.get(i) or found.drawn[i] for i in range(len(answers))]
+            return [found.faults.get(i) or one for i, one in enumerate(found.drawn)]  # type: ignore[misc]
         except Exception:
             return [self.alone(chosen[i : i + 1], answer) for i, answer in enumerate(answers)]
 
@@ -215,8 +215,8 @@ class Head:
 
 def begun(answer: Answer) -> Output:
     """An Output that an answer keeps until it ends."""
-    answer.output = Output(answer.request.id, answer.sample)
-    return answer.output  # type: ignore[no-any-return]
+    answer.output = output = Output(answer.request.id, answer.sample)
+    return output
 
 
 def scored(logits: Tensor, following: Sequence[int], tops: int) -> list[Drawn]:

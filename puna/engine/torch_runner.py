@@ -200,7 +200,7 @@ class TorchRunner:
             places: list[int] = []
             for group, hidden in self.groups(model, name, [r for r in rows if r.adapter == name]):
                 length = hidden.shape[1]
-                picked = []
+                picked: list[int] = []
                 for place, row in enumerate(group):
                     last = place * length + len(row.tokens)
                     picked += range(last - row.wanted, last)

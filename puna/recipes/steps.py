@@ -313,9 +313,12 @@ def announce_memory(
 def cache_of(
     prompts: Sequence[Dialog], tokenizer: Tokenizer, max_tokens: int, rows: int, context: int
 ) -> tuple[int, int]:
-    """The rows and columns of the engine's cache for answers to these prompts."""
+    """The rows and columns of the engine's cache for answers to these prompts.
+
+    Each answer counts twice: in the cache's pages, and as attention reads it.
+    """
     longest = max(len(encode_prompt(prompt, tokenizer)) for prompt in prompts)
-    return rows, rounded(min(longest + max_tokens, context))
+    return 2 * rows, rounded(min(longest + max_tokens, context))
 
 
 def every(step: int, interval: int, total: int) -> bool:
