@@ -305,11 +305,6 @@ class Decoder:
             )
         return int(layer) * len(PLACES) + PLACES.index(place), *sizes[place]
 
-    @property
-    def adapters(self) -> list[str]:
-        """The names of the adapters that were added."""
-        return list(self._slots)
-
     def remove_adapter(self, name: str) -> None:
         """Forget an adapter."""
         if name not in self._slots:
