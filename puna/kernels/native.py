@@ -12,6 +12,7 @@ and `cpp/decoder.h`.
 import ctypes
 import logging
 import os
+import sys
 from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -191,7 +192,17 @@ def number(isa: str | None) -> int:
 
 @cache
 def cores() -> int:
-    """Physical cores that this process may use: two threads of one core share its arithmetic."""
+    """Physical cores that this process may use: two threads of one core share its arithmetic.
+
+    OMP_NUM_THREADS, by which PyTorch is bounded, bounds them too.
+    """
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    most = int(said) if said.isdecimal() and int(said) else sys.maxsize
+    return min(most, physical_cores())
+
+
+def physical_cores() -> int:
+    """The cores of this process's processors, each counted once."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     if allowed is None:
         return os.cpu_count() or 1
