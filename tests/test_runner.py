@@ -24,7 +24,7 @@ from tests.models import generator, random_model
 ARGS = ModelArgs(
     dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=96, multiple_of=16, max_seq_len=96
 )
-LARGER = dataclasses.replace(ARGS, vocab_size=512)  # for a tokenizer's ids
+LARGER = dataclasses.replace(ARGS, vocab_size=384)  # for a tokenizer's ids
 NATIVE = native.available() is not None
 needs_native = pytest.mark.skipif(not NATIVE, reason="needs the native kernels")
 
