@@ -4,7 +4,7 @@ Where there are native kernels and no GPU, `puna.kernels.decoder.Decoder` answer
 packed as `quant` says; else `TorchRunner` does, with the transformer as it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from puna.engine.torch_runner import TorchRunner
 from puna.errors import InputError
 from puna.kernels import gpu
 from puna.model import adapters, checkpoint, folders, lora, peft, places
+from puna.model.importance import MOST, PAGE, importances
 from puna.model.lora import LoraConfig
 from puna.model.presets import cache_bytes_per_token
 from puna.model.source import Source
@@ -75,6 +76,7 @@ class Found:
     place: Path
     source: Source
     tokenizer: Tokenizer
+    context: int  # tokens that the model was made for; `source` may be set to fewer
 
 
 def find(name: Path | str, context: int | None = None, format: str | None = None) -> Found:
@@ -87,7 +89,7 @@ def find(name: Path | str, context: int | None = None, format: str | None = None
         raise InputError(f"context: {context} tokens given, expected at most the model's {most}")
     if context is not None:
         source = replace(source, args=replace(source.args, max_seq_len=context))
-    return Found(place, source, tokenizer)
+    return Found(place, source, tokenizer, most)
 
 
 def chosen_kind(found: Found, quant: str | None, packed: bool) -> str:
@@ -163,8 +165,19 @@ def open_native(found: Found, kind: str, pool: Pool, threads: int | None) -> tup
             raise InputError(f"tensor {name}: holds NaN or infinity")
         return value
 
+    counts = page_importances(found, tensor) if kind == "int4" else None
     rope = rotary_table(source.args)
-    return Decoder(source.args, tensor, kind, blocks, threads, rope=rope), token_bytes
+    decoder = Decoder(source.args, tensor, kind, blocks, threads, rope=rope, importance=counts)
+    return decoder, token_bytes
+
+
+def page_importances(found: Found, read: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    """What an error in each input of the matrices costs, as `puna quantise` measures it.
+
+    The codes are the model's own: a smaller context than the model's changes none of them.
+    """
+    args = replace(found.source.args, max_seq_len=min(found.context, MOST))
+    return importances(args, read, found.tokenizer.encode(PAGE))
 
 
 def pairs_of(config: LoraConfig, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
