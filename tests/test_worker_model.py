@@ -215,9 +215,7 @@ def test_int4_has_the_codes_that_puna_quantise_measures_at_any_context(place: Pa
         pytest.skip("there are no native kernels here")
     found = opening.find(place)
     read = {name: tensor.read for name, tensor in found.source.tensors.items()}
-    counts = importances(
-        found.source.args, lambda name: read[name](), found.tokenizer.encode(PAGE)
-    )
+    counts = importances(found.source.args, lambda name: read[name](), found.tokenizer.encode(PAGE))
     expected = Native(found.source.args, read, "int4", counts).decoder.matrices
     plain = Native(found.source.args, read, "int4").decoder.matrices
     for context in (None, 20):

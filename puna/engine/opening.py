@@ -4,7 +4,7 @@ Where there are native kernels and no GPU, `puna.kernels.decoder.Decoder` answer
 packed as `quant` says; else `TorchRunner` does, with the transformer as it is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -165,19 +165,20 @@ def open_native(found: Found, kind: str, pool: Pool, threads: int | None) -> tup
             raise InputError(f"tensor {name}: holds NaN or infinity")
         return value
 
-    counts = page_importances(found, tensor) if kind == "int4" else None
+    counts = page_importances(found) if kind == "int4" else None
     rope = rotary_table(source.args)
     decoder = Decoder(source.args, tensor, kind, blocks, threads, rope=rope, importance=counts)
     return decoder, token_bytes
 
 
-def page_importances(found: Found, read: Callable[[str], Tensor]) -> dict[str, Tensor]:
+def page_importances(found: Found) -> dict[str, Tensor]:
     """What an error in each input of the matrices costs, as `puna quantise` measures it.
 
     The codes are the model's own: a smaller context than the model's changes none of them.
     """
     args = replace(found.source.args, max_seq_len=min(found.context, MOST))
-    return importances(args, read, found.tokenizer.encode(PAGE))
+    tensors, page = found.source.tensors, found.tokenizer.encode(PAGE)
+    return importances(args, lambda name: tensors[name].read(), page)
 
 
 def pairs_of(config: LoraConfig, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
