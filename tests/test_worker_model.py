@@ -224,3 +224,24 @@ def test_int4_has_the_codes_that_puna_quantise_measures_at_any_context(place: Pa
         codes = [matrix.dense() for matrix in runner.matrices]
         assert all(torch.equal(a, b.dense()) for a, b in zip(codes, expected, strict=True))
         assert not all(torch.equal(a, b.dense()) for a, b in zip(codes, plain, strict=True))
+
+
+def test_without_the_kernels_one_line_says_so_and_int8_is_refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a GPU needs no native kernels")
+    expected = greedy(worker.load(settings(place, "--quant", "none"))[0])
+    monkeypatch.setattr(native, "__file__", "/nowhere/native.py")
+    for cached in (native.library, native.available):
+        cached.cache_clear()
+    try:
+        engine, hello = worker.load(settings(place, "--draft", str(place)))
+        with pytest.raises(InputError, match="quant: int8 needs the native kernels, which were"):
+            worker.load(settings(place, "--quant", "int8"))
+    finally:
+        for cached in (native.library, native.available):
+            cached.cache_clear()
+    assert (greedy(engine), hello.kind) == (expected, "float32")
+    [line] = [record.getMessage() for record in caplog.records if record.name.startswith("puna")]
+    assert "torch answers instead" in line and "C++ compiler" in line and "\n" not in line

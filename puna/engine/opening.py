@@ -129,7 +129,7 @@ def open_runner(
     packed = quant != "none" and not there and native_kernels() is not None
     kind, pool = chosen_kind(found, quant, packed), pool or Pool(1)
     gpu.refuse_kind(kind, "cuda" if there else "cpu")
-    if kind in CODED and not packed and named:
+    if kind in CODED and there and named:
         raise InputError(f"adapter: cannot be used with quant {kind} on this machine")
     added = {name: read_adapter(path, found) for name, path in (named or {}).items()}
     if packed:
@@ -194,7 +194,10 @@ def open_module(found: Found, kind: str, pool: Pool, frozen: bool) -> tuple[Torc
     """
     args = found.source.args
     if kind in CODED and not torch.cuda.is_available():
-        raise InputError(f"quant: {kind} needs the native kernels, which are not there")
+        raise InputError(
+            f"quant: {kind} needs the native kernels, which were not built; "
+            "expected float32, bfloat16 or none"
+        )
     dtype = torch.float32 if kind == "float32" else torch.bfloat16
     token_bytes = 2 * cache_bytes_per_token(args, dtype.itemsize)
     blocks = pool.size(args.max_seq_len, token_bytes)
