@@ -63,8 +63,6 @@ class Guesses:
     def learn(self, answer: Answer, proposed: int, right: int) -> None:
         """Take in how many of an answer's guesses were right."""
         answer.guesser.pace.learn(proposed, right)
-        answer.timings.proposed += proposed
-        answer.timings.accepted += right
         if self.draft:
             self.draft.keep(answer, right)
 

@@ -131,7 +131,10 @@ def library() -> ctypes.CDLL | None:
             function = getattr(native, name)
             function.restype, function.argtypes = result, arguments
         return native
-    LOG.warning("the native kernels were not built (is there a C++ compiler?): torch is used")
+    LOG.warning(
+        "the native kernels were not built, torch answers instead, slowly: "
+        "install a C++ compiler, then Puna again (pip install --force-reinstall --no-deps)"
+    )
     return None
 
 
