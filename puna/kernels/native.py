@@ -1,9 +1,17 @@
 """The compiled library: found, checked, called through ctypes.
 
 It is compiled when Puna is installed (`setup.py`), contains no Python and no torch, and holds the
-kernels for several instruction sets. The best one that the machine has is used, after a small
-product has shown that it gives the same bits as the plain one; `PUNA_ISA` (avx512, avx2, neon,
-plain) asks for a lower one. Without the library `available()` is None, and one warning is logged.
+kernels for several instruction sets, each in a unit of its own that is empty on other processors:
+
+    avx512   x86-64 with AVX-512 F, BW, VL, DQ and VNNI
+    avx2     x86-64 with AVX2, FMA and F16C
+    dotprod  aarch64 with the dotprod extension (Apple M1, Graviton 2 and later)
+    neon     every aarch64
+    plain    any machine, and the yardstick of the others
+
+The best one that the machine says it has (cpuid, the kernel's hwcap, macOS's sysctl) is used, after
+a small product has shown that it gives the same bits as the plain one; `PUNA_ISA` asks for a lower
+one. Without the library `available()` is None, and one warning is logged.
 
 ctypes releases the interpreter's lock during a call. The records below are those of `cpp/types.h`
 and `cpp/decoder.h`.
@@ -23,9 +31,9 @@ from torch import Tensor
 from puna.errors import InputError
 
 LOG = logging.getLogger(__name__)
-ISAS = ("avx512", "avx2", "neon", "plain")  # the library's numbers, best first
+ISAS = ("avx512", "avx2", "dotprod", "neon", "plain")  # the library's numbers, best first
 KINDS = ("float32", "bfloat16", "int8", "int4")  # the library's numbers
-VERSION = 2  # of the records and calls; the library says its own
+VERSION = 3  # of the records and calls; the library says its own
 GROUP = 32  # inputs that share a scale
 LANES = 16  # rows side by side in a packed matrix, tokens in a block of the cache
 MAX_QUERIES = 8
