@@ -35,7 +35,7 @@ def chunked_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """`cross_entropy` of the logits hidden @ weight.T, at most `most` of which exist at a time.
 
-    hidden [..., D]; weight [V, D], the output projection; targets and mask as there. The gradient
+    A few (an eighth of `most`) are computed whole, by autograd. hidden [..., D]; weight [V, D], the output projection; targets and mask as there. The gradient
     is computed beside the loss, chunk by chunk, so that no chunk is kept or computed twice: memory
     is that of one chunk and of the gradients themselves. Under autocast the products are in its
     type; the softmax, its statistics and the sums are float32 always (float64 for float64).
@@ -43,12 +43,14 @@ def chunked_cross_entropy(
     """
     same_shape(targets=targets, hidden_without_width=hidden[..., 0], mask=mask)
     boolean(mask=mask)
-    if mask.all():
-        kept, wanted = hidden.flatten(0, -2), targets.flatten()
-    else:
-        kept, wanted = hidden[mask], targets[mask]
+    count = mask.sum().float()
+    kept, wanted = (hidden, targets) if mask.all() else (hidden[mask], targets[mask])
+    if wanted.numel() * len(weight) <= most // 8 and hidden.dtype != torch.float64:
+        everywhere = torch.ones_like(wanted, dtype=torch.bool)
+        return cross_entropy(F.linear(kept, weight), wanted, everywhere)[0], count
+    kept, wanted = kept.flatten(0, -2), wanted.flatten()
     learns = torch.is_grad_enabled()
-    return _ChunkedLoss.apply(kept, weight, wanted, most, learns), mask.sum().float()
+    return _ChunkedLoss.apply(kept, weight, wanted, most, learns), count
 
 
 class _ChunkedLoss(torch.autograd.Function):
