@@ -1,4 +1,4 @@
-"""The real worker with a tiny model behind the real server: faults, and equal seeds (S60, S67, S68)."""
+"""A real worker and tiny model behind the real server: faults, seeds, tenants (S60, S67, S68)."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
