@@ -137,8 +137,8 @@ def open_runner(
         raise InputError(f"adapter: cannot be used with quant {kind} on this machine")
     if tell is not None:
         times = 2 if packed and kind == "int4" else 1  # see `page_importances`
-        tensors = watched(found.source.tensors, tell, times)
-        found = replace(found, source=replace(found.source, tensors=tensors))
+        counted = watched(found.source.tensors, tell, times)
+        found = replace(found, source=replace(found.source, tensors=counted))
     added = {name: read_adapter(path, found) for name, path in (named or {}).items()}
     if packed:
         runner, token_bytes = open_native(found, kind, pool, threads)
@@ -205,7 +205,7 @@ def open_module(found: Found, kind: str, pool: Pool, frozen: bool) -> tuple[Torc
     if kind in CODED and not torch.cuda.is_available():
         raise InputError(
             f"quant: {kind} needs the native kernels, which were not built; "
-            "expected float32, bfloat16 or none"
+            "expected float32 or bfloat16"
         )
     dtype = torch.float32 if kind == "float32" else torch.bfloat16
     token_bytes = 2 * cache_bytes_per_token(args, dtype.itemsize)
