@@ -1,4 +1,4 @@
-"""The real worker with a tiny model behind the real server: faults, and equal seeds (S60, S67, S68)."""
+"""A real worker and tiny model behind the real server: faults, seeds, tenants (S60, S67, S68)."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -28,9 +28,7 @@ def server(tmp_path_factory, tiny_tokenizer):
     real = Supervisor("tiny", [*command, "--threads", "1", "--quant", kind()], log=lambda line: 0)
     keys = Keys([key("alice", ALICE), key("bob", BOB)])
     folder = tmp_path_factory.mktemp("web")
-    with serving(
-        folder, tiny_tokenizer, keys=keys, token=ALICE, real=real, seconds=60
-    ) as running:
+    with serving(folder, tiny_tokenizer, keys=keys, token=ALICE, real=real, seconds=60) as running:
         yield running
 
 
@@ -65,7 +63,9 @@ def company(server, count: int = 8, **fields):
     found = []
     with ThreadPoolExecutor(count) as pool:
         others = [
-            pool.submit(ask, server, 100 + i, prompt=[1, 50 + i, *range(20)], max_tokens=150, **fields)
+            pool.submit(
+                ask, server, 100 + i, prompt=[1, 50 + i, *range(20)], max_tokens=150, **fields
+            )
             for i in range(count)
         ]
         assert until(lambda: server.service.models["tiny"].worker.running >= count, 20)

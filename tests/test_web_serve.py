@@ -3,11 +3,14 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import httpx2
 import openai
@@ -195,6 +198,19 @@ def test_the_real_worker_scores_prompts_and_embeds(client):
 
 
 @pytest.mark.slow
+def test_the_first_lines_say_what_is_served_and_how_to_ask(served):
+    assert until(lambda: "curl" in "".join(served.lines))
+    first = "".join(served.lines)
+    assert f"listening on {served.url}/v1; loading tiny" in first
+    assert "float32 weights, 1 threads, a context of 32 tokens, a cache of" in first
+    [command] = [line for line in served.lines if "curl" in line]
+    found = subprocess.run(
+        [*shlex.split(command), "-s"], capture_output=True, text=True, timeout=30
+    )
+    assert json.loads(found.stdout)["choices"][0]["message"]["role"] == "assistant"
+
+
+@pytest.mark.slow
 def test_a_killed_worker_comes_back(client, served):
     [worker] = [
         int(line) for line in children(served.process.pid) if "puna.engine.worker" in command(line)
@@ -240,3 +256,66 @@ def test_a_model_that_is_not_there_ends_the_command_with_one_line(tmp_path):
     assert served.process.wait(60) == 2
     served.reader.join(5)
     assert "puna serve:" in served.lines[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signalled", ["server", "all"])
+@pytest.mark.parametrize(("grace", "tokens"), [(60.0, 600), (2.0, 8000)])
+def test_fifty_streams_end_within_the_grace_that_was_given(
+    tmp_path, tiny_tokenizer, grace, tokens, signalled
+):
+    from puna.model import checkpoint
+    from tests.models import ARGS, random_model
+
+    model = random_model(replace(ARGS, max_seq_len=8192))
+    checkpoint.save(tmp_path / "base", model, tiny_tokenizer)
+    served = Served(f"tiny={tmp_path / 'base'}", f"--grace={grace}")
+    body = {"model": "tiny", "prompt": [1, 5], "max_tokens": tokens, "ignore_eos": True}
+    begun = threading.Semaphore(0)
+
+    def stream(number: int) -> str:
+        with httpx2.stream(
+            "POST",
+            f"{served.url}/v1/completions",
+            json={**body, "seed": number, "stream": True},
+            timeout=90,
+            verify=False,
+        ) as reply:
+            last = ""
+            for line in reply.iter_lines():
+                if not last and line:
+                    begun.release()
+                last = line or last
+            return last
+
+    try:
+        assert until(lambda: served.health() == 200, 90), served.lines
+        workers = [int(process) for process in children(served.process.pid)]
+        with ThreadPoolExecutor(50) as pool:
+            streams = [pool.submit(stream, number) for number in range(50)]
+            assert all(begun.acquire(timeout=60) for _ in streams)
+            told = time.monotonic()
+            for process in workers if signalled == "all" else []:  # as systemd does
+                os.kill(process, signal.SIGTERM)
+            served.process.send_signal(signal.SIGTERM)
+            ends = [reply.result(90) for reply in streams]
+            took = time.monotonic() - told
+        assert served.process.wait(30) == 0
+        if grace > 10:
+            assert set(ends) == {"data: [DONE]"}
+        else:
+            codes = [json.loads(end.removeprefix("data: "))["error"]["code"] for end in ends]
+            assert set(codes) == {"stopping"}
+            assert took > grace - 0.5
+        assert took < grace + 5  # END_SECONDS: for the errors to be read
+    finally:
+        served.process.kill()
+        served.process.wait()
+
+
+def test_the_example_that_the_server_prints_is_a_command_that_asks_it():
+    words = shlex.split(serve.curl("::", 9000, "it's", closed=True))
+    assert words[:2] == ["curl", "http://[::1]:9000/v1/chat/completions"]
+    assert words[2:4] == ["-H", "authorization: Bearer $KEY"]
+    assert json.loads(words[-1])["model"] == "it's"
+    assert "authorization" not in serve.curl("127.0.0.1", 9000, "a", closed=False)

@@ -1,5 +1,6 @@
 """Opening a model for a worker, and a worker with a real, tiny one."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -245,3 +246,20 @@ def test_without_the_kernels_one_line_says_so_and_int8_is_refused(
     assert (greedy(engine), hello.kind) == (expected, "float32")
     [line] = [record.getMessage() for record in caplog.records if record.name.startswith("puna")]
     assert "torch answers instead" in line and "C++ compiler" in line and "\n" not in line
+
+
+@pytest.mark.parametrize("quant", ["none", "int4"])
+def test_a_model_that_takes_long_to_load_says_how_far_it_is(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], quant: str
+) -> None:
+    if quant != "none" and native.available() is None:
+        pytest.skip("there are no native kernels here")
+    worker.load(settings(place, "--quant", quant))
+    assert "%" not in capsys.readouterr().err
+    clock = itertools.count()
+    monkeypatch.setattr("puna.engine.loading.time.monotonic", lambda: float(next(clock)))
+    worker.load(settings(place, "--quant", quant))
+    told = [line for line in capsys.readouterr().err.splitlines() if "%" in line]
+    assert told[0] == f"loading {place}: {told[0].split(': ')[1]}" and told[0].endswith(" %, 2 s")
+    shares = [int(line.split(": ")[1].split()[0]) for line in told]
+    assert shares == sorted(shares) and 85 < shares[-1] < 100 and len(shares) > 5

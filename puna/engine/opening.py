@@ -14,6 +14,7 @@ from torch import Tensor
 
 from puna.engine.blocks import BLOCK, blocks_for
 from puna.engine.figures import available_bytes
+from puna.engine.loading import Tell, watched
 from puna.engine.runner import Runner
 from puna.engine.torch_runner import TorchRunner
 from puna.errors import InputError
@@ -67,6 +68,7 @@ class Opened:
     tokenizer: Tokenizer
     kind: str  # how the weights are held
     cache_bytes: int
+    threads: int  # of the computation
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,10 @@ def open_runner(
     *,
     threads: int | None = None,
     named: Mapping[str, Path] | None = None,
+    tell: Tell | None = None,
 ) -> Opened:
-    """A runner over a model. `named`: adapters by name, which requests can ask for.
+    """A runner over a model. `named`: adapters by name, which requests can ask for. `tell` is told
+    how far it is, if that takes more than two seconds.
 
     quant: int8, int4, bfloat16, float32, fp8 (GPU); "none": the plain module; None: the fastest way
     to hold them that changes nothing. InputError: a kind that this machine has no kernels for, a
@@ -131,6 +135,10 @@ def open_runner(
     gpu.refuse_kind(kind, "cuda" if there else "cpu")
     if kind in CODED and there and named:
         raise InputError(f"adapter: cannot be used with quant {kind} on this machine")
+    if tell is not None:
+        times = 2 if packed and kind == "int4" else 1  # see `page_importances`
+        counted = watched(found.source.tensors, tell, times)
+        found = replace(found, source=replace(found.source, tensors=counted))
     added = {name: read_adapter(path, found) for name, path in (named or {}).items()}
     if packed:
         runner, token_bytes = open_native(found, kind, pool, threads)
@@ -140,7 +148,8 @@ def open_runner(
         runner, token_bytes = open_module(found, kind, pool, bool(added))
         for name, (config, tensors) in added.items():
             runner.add_adapter(name, lora.load_adapter(lora.share(runner.model), tensors, config))
-    return Opened(runner, found.tokenizer, kind, runner.n_blocks * BLOCK * token_bytes)
+    cores = getattr(runner, "threads", 0) or torch.get_num_threads()
+    return Opened(runner, found.tokenizer, kind, runner.n_blocks * BLOCK * token_bytes, cores)
 
 
 def native_kernels() -> str | None:
@@ -196,7 +205,7 @@ def open_module(found: Found, kind: str, pool: Pool, frozen: bool) -> tuple[Torc
     if kind in CODED and not torch.cuda.is_available():
         raise InputError(
             f"quant: {kind} needs the native kernels, which were not built; "
-            "expected float32, bfloat16 or none"
+            "expected float32 or bfloat16"
         )
     dtype = torch.float32 if kind == "float32" else torch.bfloat16
     token_bytes = 2 * cache_bytes_per_token(args, dtype.itemsize)

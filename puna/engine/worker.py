@@ -17,6 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from puna import __version__
+from puna.engine.blocks import BLOCK
 from puna.engine.connection import Door, Inbox, Stop
 from puna.engine.replies import note
 from puna.engine.service import Answering, Broken, Service
@@ -52,8 +53,14 @@ def load(settings: argparse.Namespace) -> tuple[Answering, wire.Hello]:
     note(f"loading {settings.model}")
     found = find(settings.model, settings.context, settings.format)
     pool = Pool(settings.rows, settings.kv_memory, settings.blocks)
-    opened = open_runner(found, settings.quant, pool, threads=settings.threads, named=named)
-    note(f"keys and values: {opened.runner.n_blocks} blocks, {opened.cache_bytes / 1e6:.0f} MB")
+    opened = open_runner(
+        found,
+        settings.quant,
+        pool,
+        threads=settings.threads,
+        named=named,
+        tell=lambda text: note(f"loading {settings.model}: {text}"),
+    )
     draft = None
     if settings.draft:
         note(f"loading {settings.draft}, which guesses ahead")
@@ -77,6 +84,8 @@ def load(settings: argparse.Namespace) -> tuple[Answering, wire.Hello]:
         tokenizer=str(found.tokenizer.path),
         blocks=opened.runner.n_blocks,
         version=__version__,
+        threads=opened.threads,
+        cache_bytes=opened.cache_bytes,
     )
     return engine, hello
 
@@ -161,7 +170,7 @@ def serve(path: Path, build: Build, *, grace: float = 30.0, lifeline: bool = Fal
         note(str(error))
         return WRONG_INPUT
     door.open()
-    note(f"ready: {hello.model}, {hello.kind}, context {hello.context}, {hello.blocks} blocks")
+    note(f"ready: {hello.model}, {facts(hello)}")
     try:
         Service(engine, hello, inbox, grace=grace).run()
     except Broken as error:
@@ -171,6 +180,15 @@ def serve(path: Path, build: Build, *, grace: float = 30.0, lifeline: bool = Fal
         door.close()
     note("stopped")
     return 0
+
+
+def facts(hello: wire.Hello) -> str:
+    """What a worker has to answer with, in one line."""
+    tokens, size = hello.blocks * BLOCK, hello.cache_bytes / 1e6
+    return (
+        f"{hello.kind} weights, {hello.threads} threads, a context of {hello.context} tokens, "
+        f"a cache of {tokens} tokens ({size:.0f} MB)"
+    )
 
 
 def stop_on_signals(inbox: Inbox) -> None:

@@ -146,7 +146,10 @@ class Chat:
         if name not in self.models:
             near = difflib.get_close_matches(name, self.models, n=1) or list(self.models)
             raise InputError(f"no model {name!r} in this run, expected {' or '.join(near)}")
-        opened = opening.open_runner(opening.find(self.models[name]), self.quant)
+        found = opening.find(self.models[name])
+        opened = opening.open_runner(
+            found, self.quant, tell=lambda text: note(f"(loading {name}: {text})")
+        )
         self.name, self.engine = name, Engine(opened.runner, opened.tokenizer, rows=1)
 
     def take(self, line: str) -> bool:

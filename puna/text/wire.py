@@ -85,6 +85,8 @@ class Hello(Record):
     tokenizer: str  # path of the tokenizer's file or folder
     blocks: int  # KV blocks in the pool
     version: str  # of Puna
+    threads: int = 1  # of the computation
+    cache_bytes: int = 0  # that the pool's keys and values take
 
 
 class Piece(Record):

@@ -85,7 +85,6 @@ class Keys:
                 found = key
         return found
 
-
     def _refresh(self) -> None:
         """Take what the file says now; one that cannot be used changes nothing, in one line."""
         state = _state(self._path)

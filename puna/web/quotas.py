@@ -132,9 +132,7 @@ class Quotas:
         return quota
 
 
-def _bucket(
-    size: int | None, period: float, clock: Clock, before: Bucket | None
-) -> Bucket | None:
+def _bucket(size: int | None, period: float, clock: Clock, before: Bucket | None) -> Bucket | None:
     if size is None or (before and before.size == size):
         return before if size is not None else None
     found = Bucket(size, period, clock)

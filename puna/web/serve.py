@@ -13,8 +13,10 @@ the server after what runs has been answered. docs/serving.md has the routes and
 """
 
 import ipaddress
+import json
 import logging
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,19 +90,40 @@ def main(config: Config) -> None:
         config.connections, config.head_seconds, config.body_seconds, config.write_seconds
     )
     log_to_stderr()
-    server = Server(build(service, config.allow_origin), service, bounds, config.grace)
     try:
         sock = listen(config.host, config.port)
     except OSError as error:
         reason = f"cannot listen: {error.strerror or error}"
         raise InputError(f"host, port: {config.host}:{config.port}: {reason}") from None
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    address = f"http://{host}:{sock.getsockname()[1]}/v1"
-    note(f"listening on {address}; loading {', '.join(service.models)}")
+    port = sock.getsockname()[1]
+    note(f"listening on {address(config.host, port)}/v1; loading {', '.join(service.models)}")
+    example = curl(config.host, port, next(iter(service.models)), bool(service.keys))
+    server = Server(
+        build(service, config.allow_origin),
+        service,
+        bounds,
+        config.grace,
+        greet=lambda: note(f"ready; try it, Ctrl-C ends it:\n  {example}"),
+    )
     server.run(sockets=[sock])
     if server.abandoned:
         raise InputError("; ".join(service.given_up))
     note("stopped")
+
+
+def address(host: str, port: int) -> str:
+    """The URL of a host and a port."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def curl(host: str, port: int, model: str, closed: bool) -> str:
+    """A command that asks a model something; `closed`: with the place of a key."""
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    said = {"model": model, "messages": [{"role": "user", "content": "Hello!"}]}
+    words = ["curl", f"{address(local, port)}/v1/chat/completions"]
+    words += ["-H", '"authorization: Bearer $KEY"'] if closed else []
+    words += ["-H", "'content-type: application/json'", "-d", shlex.quote(json.dumps(said))]
+    return " ".join(words)
 
 
 def service_of(config: Config) -> Service:

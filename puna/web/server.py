@@ -9,7 +9,7 @@ import contextlib
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import uvicorn
@@ -25,9 +25,18 @@ BACKLOG = 2048
 class Server(uvicorn.Server):
     """One server. `stop` asks it to end; `run` returns when it has."""
 
-    def __init__(self, app: ASGIApp, service: Service, bounds: Bounds, grace: float) -> None:
-        """A server of an application that holds `service`."""
-        self.service, self.grace = service, grace
+    def __init__(
+        self,
+        app: ASGIApp,
+        service: Service,
+        bounds: Bounds,
+        grace: float,
+        greet: Callable[[], None] | None = None,
+    ) -> None:
+        """A server of an application that holds `service`; `greet` is called once, when all models
+        can be asked.
+        """
+        self.service, self.grace, self.greet = service, grace, greet
         self.abandoned = False  # whether it ended because no model can be served any more
         config = uvicorn.Config(
             app,
@@ -51,6 +60,9 @@ class Server(uvicorn.Server):
         """Whether to end now; ten times a second."""
         if len(self.service.given_up) == len(self.service.models):
             self.abandoned = self.should_exit = True
+        if self.greet and all(model.worker.ready for model in self.service.models.values()):
+            self.greet()
+            self.greet = None
         return await super().on_tick(counter)
 
     @contextlib.contextmanager
