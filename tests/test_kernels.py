@@ -233,3 +233,21 @@ assert torch.equal(matrix.matmul(x, threads=3), y)
 """
     done = subprocess.run([sys.executable, "-c", code], timeout=60, env={**os.environ})
     assert done.returncode == 0
+
+
+@BUILT
+def test_where_the_system_gives_no_threads_those_that_there_are_compute() -> None:
+    code = """
+import resource, torch
+from pathlib import Path
+from puna.kernels.matrix import Matrix
+matrix, x = Matrix.pack(torch.randn(512, 512), "int8"), torch.randn(4, 512)
+y = matrix.matmul(x, threads=1)
+mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (mapped + (60 << 20),) * 2)  # a stack has 8 MiB
+assert torch.equal(matrix.matmul(x, threads=64), y)
+"""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("needs /proc")
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, env={**os.environ})
+    assert done.returncode == 0
