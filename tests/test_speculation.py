@@ -43,7 +43,7 @@ def drawn(engine: Engine, number: int, speculate: bool) -> tuple[dict, Tensor]:
     ]
     found = drive(engine, [Arrival(request, 0) for request in requests])
     ids = {key: [token.id for token in joined(parts)[0]] for key, parts in found.items()}
-    return ids, torch.bincount(torch.tensor(sum(ids.values(), [])), minlength=7)
+    return ids, torch.bincount(torch.tensor(list(ids.values())).flatten(), minlength=7)
 
 
 @pytest.mark.parametrize("drafted", [False, True])

@@ -1,4 +1,4 @@
-"""Guesses of the next tokens, which one pass checks (`puna.engine.step`); answers stay as they were.
+"""Guesses of the next tokens; one pass checks them (`puna.engine.step`), answers stay the same.
 
 A guess is compared with the token that is drawn from the model's own logits with the answer's own
 next random number. It is kept exactly where it is that token, so an answer is the same bit for bit
