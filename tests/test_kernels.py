@@ -218,6 +218,20 @@ def test_without_the_library_there_is_one_warning_and_torch_computes(monkeypatch
         cached.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [
+        *[("200000 100000", 2), ("150000 100000", 2), ("5000 100000", 1)],
+        *[("max 100000", sys.maxsize), ("", sys.maxsize)],
+    ],
+)
+def test_a_container_s_share_bounds_the_threads(tmp_path, monkeypatch, text, cores) -> None:
+    monkeypatch.setattr(native, "QUOTA", tmp_path / "cpu.max")
+    assert native.granted_cores() == sys.maxsize
+    (tmp_path / "cpu.max").write_text(text)
+    assert native.granted_cores() == cores
+
+
 @BUILT
 def test_a_forked_child_makes_its_own_threads() -> None:
     code = """
