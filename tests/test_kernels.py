@@ -218,6 +218,20 @@ def test_without_the_library_there_is_one_warning_and_torch_computes(monkeypatch
         cached.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [
+        *[("200000 100000", 2), ("150000 100000", 2), ("5000 100000", 1)],
+        *[("max 100000", sys.maxsize), ("", sys.maxsize)],
+    ],
+)
+def test_a_container_s_share_bounds_the_threads(tmp_path, monkeypatch, text, cores) -> None:
+    monkeypatch.setattr(native, "QUOTA", tmp_path / "cpu.max")
+    assert native.granted_cores() == sys.maxsize
+    (tmp_path / "cpu.max").write_text(text)
+    assert native.granted_cores() == cores
+
+
 @BUILT
 def test_a_forked_child_makes_its_own_threads() -> None:
     code = """
@@ -231,5 +245,23 @@ if not child:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 assert torch.equal(matrix.matmul(x, threads=3), y)
 """
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, env={**os.environ})
+    assert done.returncode == 0
+
+
+@BUILT
+def test_where_the_system_gives_no_threads_those_that_there_are_compute() -> None:
+    code = """
+import resource, torch
+from pathlib import Path
+from puna.kernels.matrix import Matrix
+matrix, x = Matrix.pack(torch.randn(512, 512), "int8"), torch.randn(4, 512)
+y = matrix.matmul(x, threads=1)
+mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (mapped + (60 << 20),) * 2)  # a stack has 8 MiB
+assert torch.equal(matrix.matmul(x, threads=64), y)
+"""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("needs /proc")
     done = subprocess.run([sys.executable, "-c", code], timeout=60, env={**os.environ})
     assert done.returncode == 0

@@ -144,6 +144,22 @@ def test_a_copied_block_serves_as_the_original() -> None:
     assert torch.equal(runner.forward([Row(ids[18:], 18, [8, 7], 2)]), one)
 
 
+def test_a_cache_for_which_there_is_no_memory_leaves_the_old_one(monkeypatch) -> None:
+    runner, ids = decoder(random_model(ARGS), "float32"), prompt(Random(6), ARGS, 20)
+    before, count = runner.forward([Row(ids, 0, [0, 1], 1)]), runner.n_blocks
+
+    def full(n_blocks: int) -> Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(runner, "_fresh_cache", full)
+    with pytest.raises(MemoryError):
+        runner.resize(1000)
+    assert runner.n_blocks == count
+    with pytest.raises(ValueError, match="block id"):
+        runner.forward([Row(ids, 0, [998, 999], 1)])
+    assert torch.equal(runner.forward([Row(ids[18:], 18, [0, 1], 1)]), before)
+
+
 def lora_pairs(args: ModelArgs, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
     """A and B of rank 3 for every matrix of every layer."""
     shapes = {

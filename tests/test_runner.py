@@ -1,5 +1,6 @@
 """Runners against the model's own pass without a cache: pages, rows of any shape, adapters."""
 
+import copy
 import dataclasses
 import random
 
@@ -200,6 +201,25 @@ def test_an_adapted_or_quantised_model_is_packed_as_it_computes(base):
     runner = runner_for(model, "float32", 4, 1)
     assert isinstance(runner, Decoder)
     assert close(runner.forward([Row(text, 0, [0, 1], 20)]), expected(model, text, 20))
+
+
+@needs_native
+def test_an_adapter_in_training_is_not_rounded_away():
+    plain = random_model(ARGS)
+    for parameter in plain.parameters():
+        parameter.data = parameter.data.bfloat16()
+    model = lora.attach(copy.deepcopy(plain), lora.LoraConfig(rank=2), generator(1))
+    for name, tensor in lora.adapter_tensors(model).items():
+        tensor.data.normal_(std=1e-4 if "lora_b" in name else 1.0, generator=generator(2))
+    exact = [copy.deepcopy(one) for one in (plain, model)]
+    for parameter in (p for one in exact for p in one.parameters()):
+        parameter.data = parameter.data.float()
+    text, found = tokens(10, 20), []
+    for one in (model, *exact):
+        runner = LiveDecoder(one)
+        runner.reserve(2)
+        found.append(runner.forward([Row(text, 0, [0, 1], 20)]))
+    assert torch.equal(found[0], found[2]) and not torch.equal(found[1], found[2])
 
 
 def test_a_weight_is_found_by_meta_s_name(model):

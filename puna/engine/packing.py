@@ -10,7 +10,7 @@ from puna.engine.runner import Live, Row, Runner
 from puna.engine.torch_runner import TorchRunner
 from puna.kernels import native
 from puna.kernels.decoder import WIDEST_HEAD, Decoder
-from puna.model.lora import LoraLinear
+from puna.model.lora import LoraLinear, fold
 from puna.model.quantised import QuantLinear
 from puna.model.transformer import Transformer
 
@@ -77,8 +77,11 @@ class LiveDecoder:
         if blocks == 0:
             self.packed = None
         elif self.packed is None:
-            kind, threads = KINDS[self.model.tok_embeddings.weight.dtype], torch.get_num_threads()
-            packed = runner_for(self.model, kind, blocks, min(threads, native.cores()))
+            adapted = any(isinstance(layer, LoraLinear) for layer in self.model.modules())
+            # what a few steps of training add to a weight is less than bfloat16 can tell
+            kind = "float32" if adapted else KINDS[self.model.tok_embeddings.weight.dtype]
+            threads = min(torch.get_num_threads(), native.cores())
+            packed = runner_for(self.model, kind, blocks, threads)
             assert isinstance(packed, Decoder)
             self.packed = packed
         else:
@@ -105,11 +108,12 @@ class LiveDecoder:
 
 
 def tensor_of(model: Transformer, name: str) -> Tensor:
-    """A weight by Meta's name, dense and with its adapter, whatever the layer is."""
+    """A weight by Meta's name, dense and with its adapter (then float32), whatever the layer is."""
     place, _, last = name.rpartition(".")
     layer = model.get_submodule(place)
     if isinstance(layer, LoraLinear):
-        return layer.dense()
+        base = tensor_of(model, f"{place}.base.weight").float()
+        return fold(base, layer.lora_a, layer.lora_b, layer.config.scale).detach()
     if isinstance(layer, QuantLinear):
         return layer.dense(torch.float32)
     weight: Tensor = getattr(layer, last)

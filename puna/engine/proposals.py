@@ -11,6 +11,7 @@ from puna.engine.scheduler import CHUNK
 from puna.engine.sequence import Sequence as Answer
 from puna.engine.speculation import Lookup, Pace, Shadow
 
+FAILURES = 3  # of a draft model, one after the other, until it is not asked any more
 ROWS = 4  # a larger batch uses the processor fully: a wrong guess costs as much as a token
 
 
@@ -89,18 +90,23 @@ class Draft:
     def __init__(self, runner: Runner):
         self.runner, self.blocks = runner, Blocks(runner.n_blocks)
         self.states: dict[Answer, Drafted] = {}
-        self.failures = 0
+        self.failures = 0  # one after the other
 
     def guess(self, wanted: dict[Answer, int], eos_id: int) -> dict[Answer, list[int]]:
         """So many guesses for each answer; fewer or none where there is no room.
 
-        A fault of the draft model costs the guesses, and no answer.
+        A fault of the draft model costs the guesses, and no answer; after some it makes none.
         """
+        if self.failures == FAILURES:
+            return {}
         try:
-            return self.drawn(wanted, eos_id)
+            found = self.drawn(wanted, eos_id)
+            self.failures = 0
+            return found
         except Exception as error:
             self.failures += 1
-            print(f"the draft model failed, going on without it: {error!r}", file=sys.stderr)
+            rest = "not asked any more" if self.failures == FAILURES else "going on without it"
+            print(f"the draft model failed, {rest}: {error!r}", file=sys.stderr)
             for answer in list(self.states):
                 self.drop(answer)
             return {}

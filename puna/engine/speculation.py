@@ -1,4 +1,4 @@
-"""Guessing the next tokens and checking the guesses in one pass; answers stay as they were.
+"""Guesses of the next tokens; one pass checks them (`puna.engine.step`), answers stay the same.
 
 A guess is compared with the token that is drawn from the model's own logits with the answer's own
 next random number. It is kept exactly where it is that token, so an answer is the same bit for bit
@@ -7,24 +7,12 @@ what stood in the text before (`Lookup`) or from a small model that draws with t
 numbers (`Shadow`), so the closer its distribution is to the model's, the more often they agree.
 """
 
-import random
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from torch import Tensor
-
-from puna.engine.drawing import Drawable, Drawn, Undrawable, draw
+from puna.engine.drawing import Drawable
 from puna.text.completion import SamplingParams
 
 LONGEST, SHORTEST = 4, 2  # tokens that must have occurred before
-
-
-def lookup(ids: list[int], most: int) -> list[int]:
-    """What may follow `ids`: what followed their last tokens when those occurred before.
-
-    See `Lookup`, which finds the same step by step.
-    """
-    return Lookup(ids).propose(most)
 
 
 class Lookup:
@@ -94,28 +82,6 @@ class Pace:
             self.rate += 0.1 * ((place < right) - self.rate)
 
 
-class Uniforms:
-    """An answer's random numbers, which can be looked at before they are used."""
-
-    def __init__(self, generator: random.Random) -> None:
-        """Draw from `generator`, which belongs to this answer alone."""
-        self._random = generator
-        self._ahead: deque[float] = deque()
-
-    def take(self) -> float:
-        """The next random number in [0, 1): a multiple of 2**-24, which float32 holds exactly."""
-        return self._ahead.popleft() if self._ahead else self._fresh()
-
-    def ahead(self, count: int) -> list[float]:
-        """The next `count` numbers, which stay where they are."""
-        while len(self._ahead) < count:
-            self._ahead.append(self._fresh())
-        return [self._ahead[place] for place in range(count)]
-
-    def _fresh(self) -> float:
-        return self._random.getrandbits(24) * 2.0**-24
-
-
 class Shadow:
     """An answer as a small model draws it on: with the answer's settings and random numbers."""
 
@@ -135,56 +101,3 @@ class Shadow:
         self.ids.append(id)
         if self.grammar:
             self.grammar.advance(id)
-
-
-def accept(
-    logits: Tensor,
-    rows: Sequence[Drawable],
-    guesses: Sequence[Sequence[int]],
-    push: Callable[[int, Drawn], bool],
-    eos_id: int,
-) -> list[int]:
-    """Draw as many tokens of each row as its guesses allow; how many guesses were right.
-
-    logits [sum(len(g) + 1 for g in guesses), V]: for each row those after its newest token and
-    after each of its guesses. `push(index, drawn)` appends the token to rows[index] (its ids, its
-    grammar) and says whether the row goes on. A row gets the tokens, and uses up the random
-    numbers, of as many `draw` calls without guesses: all right guesses, and one token more.
-    Undrawable, without `drawn`, if rows fail; the others have got their tokens.
-    """
-    starts = [0]
-    for guess in guesses:
-        starts.append(starts[-1] + len(guess) + 1)
-    right, faults = [0] * len(rows), dict[int, Exception]()
-    going = list(range(len(rows)))
-    while going:
-        places = [starts[index] + right[index] for index in going]
-        drawn = _draw(logits[places], rows, going, eos_id, faults)
-        following = []
-        for index, token in drawn.items():
-            more, guess = push(index, token), guesses[index][right[index] :]
-            if guess and token.id == guess[0]:
-                right[index] += 1
-                if more:
-                    following.append(index)
-        going = following
-    if faults:
-        raise Undrawable(faults, [])
-    return right
-
-
-def _draw(
-    logits: Tensor,
-    rows: Sequence[Drawable],
-    going: Sequence[int],
-    eos_id: int,
-    faults: dict[int, Exception],
-) -> dict[int, Drawn]:
-    """What is drawn for rows[index] of each index in `going`; what cannot be, in `faults`."""
-    drawn: Sequence[Drawn | None]
-    try:
-        drawn = draw(logits, [rows[index] for index in going], eos_id)
-    except Undrawable as error:
-        drawn = error.drawn
-        faults.update({going[place]: fault for place, fault in error.faults.items()})
-    return {index: token for index, token in zip(going, drawn, strict=True) if token}

@@ -115,7 +115,7 @@ class Decoder:
         self._records_of: dict[int, ctypes.Array] = {}  # and where they are
         self._rope = torch.view_as_real(rope.to(torch.complex64)).contiguous()
         self._weights(tensors, importance or {})
-        self._cache = self._fresh_cache()
+        self._cache = self._fresh_cache(n_blocks)
         self._start()
 
     def _weights(self, tensors: Callable[[str], Tensor], importance: Mapping[str, Tensor]) -> None:
@@ -163,12 +163,12 @@ class Decoder:
             self._norms += [norm(f"layers.{number}.{n}") for n in ("attention_norm", "ffn_norm")]
         self._norms.append(norm("norm"))
 
-    def _fresh_cache(self) -> Tensor:
+    def _fresh_cache(self, n_blocks: int) -> Tensor:
         """Zeros [n_layers, n_blocks, bytes]: memory is taken only when a block is first written."""
         args = self.args
         size = 4 if self.kind == "float32" else 2
         head = BLOCK * (args.head_dim + -(-args.head_dim // LANES) * LANES) * size
-        shape = (args.n_layers, self.n_blocks, args.kv_heads * head)
+        shape = (args.n_layers, n_blocks, args.kv_heads * head)
         return torch.from_numpy(np.zeros(shape, dtype=np.uint8))  # torch's own are written
 
     def _start(self) -> None:
@@ -198,11 +198,11 @@ class Decoder:
         if n_blocks < 1:
             raise InputError(f"n_blocks is {n_blocks}, expected at least 1")
         with self._lock:
-            old, kept = self._cache, min(n_blocks, self.n_blocks)
-            self.n_blocks = n_blocks
-            self._cache = self._fresh_cache()
-            self._cache[:, :kept] = old[:, :kept]
+            fresh, kept = self._fresh_cache(n_blocks), min(n_blocks, self.n_blocks)
+            fresh[:, :kept] = self._cache[:, :kept]
             self._native.puna_decoder_free(self._handle)
+            self._handle = None
+            self._cache, self.n_blocks = fresh, n_blocks
             self._start()
             for slot, records in self._records_of.items():
                 native.check(self._native.puna_decoder_set_adapter(self._handle, slot, records))

@@ -38,6 +38,7 @@ GROUP = 32  # inputs that share a scale
 LANES = 16  # rows side by side in a packed matrix, tokens in a block of the cache
 MAX_QUERIES = 8
 CPUS = Path("/sys/devices/system/cpu")
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 class MatrixRecord(Structure):
@@ -205,11 +206,23 @@ def number(isa: str | None) -> int:
 def cores() -> int:
     """Physical cores that this process may use: two threads of one core share its arithmetic.
 
-    OMP_NUM_THREADS, by which PyTorch is bounded, bounds them too.
+    OMP_NUM_THREADS, by which PyTorch is bounded, bounds them too, and so does a container's share.
     """
     said = os.environ.get("OMP_NUM_THREADS", "")
     most = int(said) if said.isdecimal() and int(said) else sys.maxsize
-    return min(most, physical_cores())
+    return min(most, physical_cores(), granted_cores())
+
+
+def granted_cores() -> int:
+    """The processor time of a container's limit in whole cores (control groups v2), or no bound.
+
+    More threads than that would be stopped together for the rest of each period.
+    """
+    try:
+        time, period = QUOTA.read_text(encoding="ascii").split()
+        return max(1, -(-int(time) // int(period)))
+    except (OSError, ValueError):  # no such file, or "max"
+        return sys.maxsize
 
 
 def physical_cores() -> int:

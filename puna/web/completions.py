@@ -81,6 +81,7 @@ class CompletionReply(Reply):
         super().__init__(job, asked)
         self.asked = asked
         self._prompts: dict[int, list[Token]] = {}
+        self._texts: dict[int, str] = {}  # of the prompts that are echoed
 
     def take_prompt(self, index: int, prompt: wire.Prompt) -> None:
         """Keep a prompt's log-probabilities, to be echoed."""
@@ -149,7 +150,10 @@ class CompletionReply(Reply):
     def _echoed(self, choice: Choice) -> str:
         if not self.asked.echo:
             return ""
-        return self.tokenizer.decode(self.job.records[self._prompt_of(choice)].prompt)
+        place = self._prompt_of(choice)
+        if place not in self._texts:  # asked for with every piece: not decoded each time
+            self._texts[place] = self.tokenizer.decode(self.job.records[place].prompt)
+        return self._texts[place]
 
     def _scored(self, choice: Choice) -> list[Token]:
         return self._prompts.get(self._prompt_of(choice), []) if self.asked.echo else []

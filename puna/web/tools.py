@@ -8,7 +8,7 @@ allows nothing else.
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from puna.errors import InputError
 from puna.text.completion import Grammar
@@ -39,7 +39,7 @@ def calls_text(calls: Sequence[ToolCall]) -> str:
     written = []
     for call in calls:
         try:
-            arguments = json.loads(call.function.arguments)
+            arguments = json.loads(call.function.arguments, parse_constant=_no_number)
         except (ValueError, RecursionError):
             arguments = None
         if not isinstance(arguments, dict):
@@ -122,7 +122,7 @@ def check_schema(schema: Mapping[str, Any], param: str) -> None:
 def read_calls(text: str, tools: Sequence[Tool], several: bool) -> list[dict[str, Any]] | None:
     """The calls that an answer consists of, in OpenAI's shape; None if it is an answer in words."""
     try:
-        value = json.loads(text.strip())
+        value = json.loads(text.strip(), parse_constant=_no_number)
     except (ValueError, RecursionError):
         return None
     calls = value if isinstance(value, list) and several else [value]
@@ -145,6 +145,11 @@ def may_be_call(text: str) -> bool:
     return not start or start[0] in "{["
 
 
+def _no_number(word: str) -> NoReturn:
+    """NaN and Infinity, which Python reads, are no JSON."""
+    raise ValueError(f"{word} is no JSON")
+
+
 def _grammar(kind: Literal["json_schema", "regex"], text: str, param: str) -> Grammar:
     try:
         return Grammar(kind, text)
@@ -156,6 +161,7 @@ def _is_call(call: Any, names: set[str]) -> bool:
     return (
         isinstance(call, dict)
         and set(call) == {"name", "arguments"}
+        and isinstance(call["name"], str)  # a list could not even be looked up
         and call["name"] in names
         and isinstance(call["arguments"], dict)
     )

@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <chrono>
+#include <system_error>
 #include <thread>
 
 #if defined(__x86_64__)
@@ -49,8 +50,12 @@ void forget_pools() {
 
 }  // namespace
 
+// Where the system has no more threads, those that there are do the work: chunks belong to nobody.
 Pool::Pool(int threads) : threads_(threads) {
-    for (int i = 1; i < threads; i++) std::thread([this, i] { work(i); }).detach();
+    try {
+        for (int i = 1; i < threads; i++) std::thread([this, i] { work(i); }).detach();
+    } catch (const std::system_error&) {
+    }
 }
 
 void Pool::start(Call call, const void* body, int chunks) {

@@ -14,7 +14,7 @@ class Pool {
 public:
     explicit Pool(int threads);
 
-    int threads() const { return threads_; }
+    int threads() const { return threads_; }  // asked for; the system may have given fewer
 
     // body(chunk, thread) for every chunk; returns when all are done. One caller at a time: others
     // wait.
