@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import errno
 import importlib
+import json
 import os
 import re
 import shutil
@@ -32,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("puna.recipes.evaluate", "helpfulness, safety, persona, win rate of a chat model"),
     "compare": ("puna.recipes.compare", "versions side by side by the last reward models"),
     "chat": ("puna.recipes.chat", "talk to a model in the terminal"),
+    "serve": ("puna.web.serve", "models behind an HTTP interface, for OpenAI's clients"),
     "models": ("puna.recipes.models", "known sizes and what they need; what a file holds"),
     "convert": ("puna.recipes.convert", "a model between Meta, Hugging Face, GGUF and Puna"),
     "render": ("puna.recipes.render", "dialogs as a model reads them: text, special tokens, ids"),
@@ -40,7 +42,7 @@ GROUPS = {
     "Everything": ("paper",),
     "Base model": ("prepare", "pretrain"),
     "Chat model": ("sft", "collect", "reward", "rejection", "ppo", "distill", "align"),
-    "Use": ("evaluate", "compare", "chat", "render"),
+    "Use": ("evaluate", "compare", "chat", "serve", "render"),
     "Weights": ("models", "convert"),
 }
 DISK = {  # the user's to mend
@@ -155,16 +157,22 @@ def _run(command: str, words: list[str]) -> int:
 
 
 def _name_positional(command: str, words: Sequence[str]) -> list[str]:
-    """The words, with those that are neither preset nor option named by the recipe's POSITIONAL."""
+    """The words, with those that are neither preset nor option named by the recipe's POSITIONAL.
+
+    A name that ends in ... takes all that are left.
+    """
     extra = (constant(recipe_file(command), "POSITIONAL") or "").split()
     switches = {s.name for s in describe(recipe_file(command)) if s.type == "bool"}
     named: list[str] = []
+    rest: list[str] = []
     value_follows = switch = False
     for word in words:
         is_option = word.startswith("--")
         value_follows |= switch and word.lower() in ("true", "false")
         if is_option or value_follows or word.endswith(".toml"):
             named.append(word)
+        elif extra and extra[0].endswith("..."):
+            rest.append(word)
         elif extra:
             named.append(f"--{extra.pop(0)}={word}")
         else:
@@ -172,6 +180,8 @@ def _name_positional(command: str, words: Sequence[str]) -> list[str]:
         name = word[2:].replace("-", "_")
         switch = is_option and name in switches
         value_follows = is_option and "=" not in word and not switch
+    if rest:
+        named.append(f"--{extra[0].removesuffix('...')}={json.dumps(rest)}")
     return named
 
 

@@ -198,10 +198,10 @@ def test_temperature_and_top_p_are_set(talk):
 
 def test_another_model_goes_on_with_the_conversation(talk, run):
     talk.say("Hello")
-    before, weights = talk.turns, talk.engine.model.output.weight
+    before, hidden = talk.turns, talk.engine.embed([[1, 2, 3]])
     talk.take("/model sft")
     assert (talk.name, talk.turns) == ("sft", before)
-    assert not torch.equal(talk.engine.model.output.weight, weights)
+    assert not torch.equal(talk.engine.embed([[1, 2, 3]]), hidden)
 
 
 def test_models_marks_the_present_one(talk, capsys):

@@ -62,7 +62,8 @@ def faults(words: list[str]) -> Iterator[str]:
     if command not in cli.COMMANDS:
         yield f"no command {command}"
         return
-    bare = len((constant(cli.recipe_file(command), "POSITIONAL") or "").split())
+    names = (constant(cli.recipe_file(command), "POSITIONAL") or "").split()
+    bare = len(rest) if any(name.endswith("...") for name in names) else len(names)
     value_follows = False
     for word in rest:
         if word.startswith("--"):

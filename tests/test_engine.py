@@ -5,12 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from puna.engine.engine import Engine
-from puna.engine.scheduler import PREFILL_TOKENS, Scheduler, moves
-from puna.engine.sequence import Sequence, answer_seed
+from puna.engine.sequence import answer_seed
 from puna.errors import InputError
 from puna.model.transformer import ModelArgs, Transformer
 from puna.text.completion import SamplingParams
@@ -247,58 +244,3 @@ def test_a_forged_tag_is_refused(engine):
 def test_the_seed_of_an_answer_is_the_same_on_every_machine():
     # python -c "import hashlib; print(hashlib.blake2b(b'1/2/3', digest_size=8).hexdigest())"
     assert answer_seed(1, 2, 3) == 0x68213B0B4490981F
-
-
-def test_uniform_numbers_stay_below_one_in_float32():
-    class Highest(random.Random):
-        def getrandbits(self, k: int) -> int:
-            return 2**k - 1
-
-    sequence = Sequence(0, 0, [1], 5, Highest())
-    assert torch.tensor(sequence.uniform(), dtype=torch.float32) < 1
-
-
-def test_the_longest_prompts_start_first():
-    prompts = [[1] * 3, [1] * 9, [1] * 5]
-    groups = Scheduler(prompts, [4] * 3, n=1, rows=2, seed=0).admit(0)
-    assert [len(group[0].prompt_ids) for group in groups] == [9, 5]
-
-
-def test_running_answers_are_not_held_up_for_a_single_free_row():
-    scheduler = Scheduler([[1]] * 200, [4] * 200, n=1, rows=64, seed=0)
-    assert (scheduler.admit(57), len(scheduler.admit(56))) == ([], 8)
-
-
-def test_one_prefill_stays_within_its_tokens():
-    scheduler = Scheduler([[1] * 1000] * 40, [4] * 40, n=1, rows=64, seed=0)
-    assert len(scheduler.admit(0)) == PREFILL_TOKENS // 1000
-
-
-@given(
-    lengths=st.lists(st.integers(1, 3000), max_size=20),
-    n=st.integers(1, 9),
-    rows=st.integers(1, 20),
-    draw=st.randoms(use_true_random=False),
-)
-@settings(max_examples=60, deadline=None)
-def test_every_answer_starts_exactly_once(lengths, n, rows, draw):
-    scheduler = Scheduler([[1] * k for k in lengths], [1] * len(lengths), n, rows, seed=0)
-    running, started = 0, []
-    while scheduler.waiting:
-        groups = scheduler.admit(running)
-        assert running or groups
-        running += sum(map(len, groups))
-        assert running <= rows
-        started += [(s.prompt, s.sample) for group in groups for s in group]
-        running -= draw.randint(min(1, running), running)
-    assert sorted(started) == [(p, s) for p in range(len(lengths)) for s in range(n)]
-
-
-@given(st.lists(st.booleans(), max_size=30))
-def test_moves_leave_every_running_row_in_the_first_places(ended):
-    rows = list(range(len(ended)))
-    finished = [row for row in rows if ended[row]]
-    alive = [row for row in rows if not ended[row]]
-    for source, target in moves(finished, len(rows)):
-        rows[target] = source
-    assert sorted(rows[: len(alive)]) == alive

@@ -23,6 +23,7 @@ WALLS = {
         *("config", "run", "lock", "console", "text", "data", "model"),
         *("numerics", "engine", "evaluation", "errors"),
     },
+    "web": {"text", "errors", "config", "console"},
     "describe": {"errors"},
     "lock": {"errors"},
     "costs": {"errors"},

@@ -421,6 +421,7 @@ def test_the_plan_counts_the_bytes_that_models_on_one_trunk_really_hold(dtype, k
 
 def test_the_plan_counts_the_engine_s_cache():
     from puna.engine.slots import Slots
+
     from puna.text.completion import SamplingParams
 
     slots = Slots(Transformer(WIDE), 5, 48, SamplingParams(), 2)

@@ -1,6 +1,7 @@
 """Drawing tokens: right frequencies, Meta's truncation, and no influence of neighbours."""
 
 import math
+import random
 
 import pytest
 import torch
@@ -8,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from puna.numerics.sampling import descending, sample, truncate
+from puna.numerics.sampling import (
+    SORTED_AT_ONCE,
+    descending,
+    likeliest,
+    pick,
+    sample,
+    staying,
+    truncate,
+)
 
 SEEDS = st.integers(min_value=0, max_value=2**31)
 
@@ -162,3 +171,111 @@ def test_descending_is_the_sorted_row_and_leaves_its_input():
     before = x.clone()
     assert torch.equal(descending(x), x.sort(-1, descending=True).values)
     assert torch.equal(x, before)
+
+
+def sorting_sample(logits, temperature, top_p, top_k, uniform) -> tuple[Tensor, Tensor]:
+    """The same draws with every row sorted whole: what Puna did first, and goes on giving."""
+    greedy = temperature <= 0
+    scaled = logits / temperature.masked_fill(greedy, 1.0)[:, None]
+    probabilities = torch.softmax(scaled, dim=-1)
+    ranked = probabilities.sort(dim=-1, descending=True).values
+    rank = torch.arange(ranked.shape[1])
+    dropped = (top_k[:, None] > 0) & (rank >= top_k[:, None])
+    weights = ranked.double().masked_fill(dropped, 0.0)
+    cumulative = weights.cumsum(dim=-1)
+    kept = (cumulative - weights <= top_p[:, None].double() * cumulative[:, -1:]) & ~dropped
+    number = kept.sum(dim=-1, keepdim=True).clamp(min=1)
+    least = ranked.gather(1, number - 1)
+    above, equal = probabilities > least, probabilities == least
+    chosen = above | (equal & (equal.cumsum(dim=-1) <= number - above.sum(-1, keepdim=True)))
+    cumulative = torch.where(chosen, probabilities, 0.0).double().cumsum(dim=-1)
+    total = cumulative[:, -1]
+    target = torch.minimum(uniform.double() * total, torch.nextafter(total, torch.zeros(1)))
+    drawn = torch.searchsorted(cumulative, target[:, None].contiguous(), right=True)[:, 0]
+    ids = torch.where(greedy, logits.argmax(dim=-1), drawn)
+    return ids, torch.log_softmax(logits, dim=-1).gather(1, ids[:, None])[:, 0]
+
+
+def settings_of(seed: int, rows: int) -> tuple[Tensor, ...]:
+    """Temperature, top_p, top_k and uniform of every row, the edges of their ranges included."""
+    chance = random.Random(seed)
+    columns = (
+        [chance.choice([0.0, 0.05, 0.6, 1.0, 1.7, 100.0]) for _ in range(rows)],
+        [chance.choice([0.0, 1e-6, 0.1, 0.5, 0.9, 0.999, 1 - 2**-24, 1.0]) for _ in range(rows)],
+        [chance.choice([0, 0, 0, 1, 2, 40, 500, 10**6]) for _ in range(rows)],
+        [
+            chance.choice([0, 1, 2**23, 2**24 - 1, chance.getrandbits(24)]) / 2**24
+            for _ in range(rows)
+        ],
+    )
+    return tuple(torch.tensor(column) for column in columns)
+
+
+@pytest.mark.parametrize("size", [384, SORTED_AT_ONCE + 1, 32000])
+@pytest.mark.parametrize("kind", ["spread", "peaked", "flat", "steps", "equal", "forbidden"])
+def test_draws_are_bit_for_bit_those_of_sorting_every_row(size, kind):
+    for seed in range(3):
+        logits = logits_of(seed, 12, size, scale={"peaked": 12.0, "flat": 0.01}.get(kind, 3.0))
+        if kind == "steps":
+            logits = logits.round()  # many equal probabilities
+        elif kind == "equal":
+            logits = torch.zeros(12, size)
+        elif kind == "forbidden":
+            logits[:, size // 50 :] = -math.inf
+        values = settings_of(seed, 12)
+        expected, found = sorting_sample(logits, *values), sample(logits, *values)
+        assert torch.equal(expected[0], found[0])
+        assert torch.equal(expected[1], found[1])
+
+
+def test_where_the_order_of_adding_up_decides_the_row_is_sorted():
+    # Largest first, what is below 2**-54 is lost in the sum, which stays below 1; in any order that
+    # adds the small ones up first it is above 1. The second token lies exactly between the two.
+    large = 0.5 ** torch.arange(1, 42, dtype=torch.float64)
+    probabilities = torch.cat([large, torch.full((30000,), 2.0**-55)]).float()[None]
+    assert probabilities.sum(dtype=torch.float64) > 1
+    kept = truncate(probabilities, torch.tensor([0.5]), torch.tensor([0]))
+    assert staying(probabilities, 0.5, 0, 0.0).tolist() == kept[0].nonzero()[:, 0].tolist() == [0]
+
+
+@pytest.mark.parametrize("size", [16, SORTED_AT_ONCE + 1])
+def test_a_sum_that_rounding_could_put_on_either_side_is_decided_as_by_sorting(size):
+    logits = torch.full((1, size), -math.inf)
+    logits[0, :8] = 0.0  # eight times 1/8, so that the sum of four is top_p exactly
+    kept = {
+        int(pick(logits, *(torch.tensor([x]) for x in (1.0, 0.5, 0, 0.0, u / 64)))[0])
+        for u in range(64)
+    }
+    assert kept == {0, 1, 2, 3, 4}
+
+
+@settings(max_examples=10)
+@given(SEEDS, st.sampled_from([64, SORTED_AT_ONCE + 100]))
+def test_min_p_keeps_what_is_at_least_that_share_of_the_likeliest(seed, size):
+    logits, chance = logits_of(seed, 1, size), random.Random(seed)
+    min_p, top_p = chance.choice([0.01, 0.1, 0.5, 1.0]), chance.choice([0.7, 1.0])
+    uniform = torch.arange(200) / 200
+    rows = [torch.full((200,), value) for value in (1.0, top_p)]
+    drawn = pick(
+        logits.expand(200, size),
+        *rows,
+        torch.zeros(200, dtype=torch.int64),
+        torch.full((200,), min_p),
+        uniform,
+    )
+    probabilities = torch.softmax(logits[0].double(), -1)
+    stays = probabilities >= min_p * probabilities.max() * (1 - 1e-6)
+    stays &= truncate(torch.softmax(logits, -1), torch.tensor([top_p]), torch.tensor([0]))[0] > 0
+    cumulative = (probabilities * stays).cumsum(-1)
+    expected = torch.searchsorted(
+        cumulative, (uniform.double() + 1e-9) * cumulative[-1], right=True
+    )
+    assert torch.equal(drawn, expected)
+
+
+@given(SEEDS, st.integers(1, 30))
+def test_the_likeliest_are_the_first_of_a_sorted_list(seed, count):
+    values = logits_of(seed, 25).round()  # with equal ones
+    ranking = sorted(range(25), key=lambda id: (-float(values[id]), id))
+    assert [id for id, _ in likeliest(values, count)] == ranking[:count]
+    assert all(value == float(values[id]) for id, value in likeliest(values, count))

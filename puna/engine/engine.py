@@ -1,33 +1,40 @@
-"""Batched generation with a key/value cache; rows are refilled as answers end (paper, 3.2.3)."""
+"""Many answers at once from one model (paper, 3.2.3): the front that the other rooms call."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from typing import Literal
 
-from puna.engine.scheduler import Scheduler
-from puna.engine.sequence import Sequence as Answer
-from puna.engine.slots import Slots
+import torch
+from torch import Tensor
+
+from puna.engine.blocks import blocks_for
+from puna.engine.loop import Loop
+from puna.engine.runner import Row
+from puna.engine.sequence import Request
+from puna.engine.step import Output
+from puna.engine.torch_runner import TorchRunner
 from puna.errors import InputError
-from puna.model.transformer import Transformer
 from puna.text.completion import Completion, SamplingParams
 from puna.text.dialog import Dialog
 from puna.text.template import before_tag, encode_prompt
-from puna.text.tokenizer import Tokenizer
+
+__all__ = ["Engine", "Output", "Request"]
+
+OFFLINE_CHUNK = 4096  # tokens of prompts in one step, where nobody waits for the single answer
 
 
-class Engine:
+class Engine(Loop):
     """A `Sampler` over a model: up to `rows` answers grow at the same time.
 
-    An answer's random numbers come from (params.seed, index of its dialog, index of the sample)
+    An answer's random numbers come from (params.seed, its prompt's number, index of the sample)
     only, so it does not depend on what else is in the batch, on `rows`, or on the order of work.
+    How far its bits do not either is the runner's matter: the native decoder's results depend on a
+    token's own prefix and nothing else; `TorchRunner`'s are equal up to rounding.
+
+    Requests one by one: `add`, then `step` until `idle`. Many prompts at once: `generate`.
     """
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, rows: int = 128):
-        if rows < 1:
-            raise InputError(f"rows: {rows} given, expected 1 or more")
-        self.model, self.tokenizer, self.rows = model, tokenizer, rows
-
-    def load(self, model: Transformer) -> None:
-        """Answer with other weights from now on. Nothing is copied: training shows at once."""
-        self.model = model
+    serial = count(1)  # for the ids of requests that nobody named
 
     def generate(
         self,
@@ -53,66 +60,140 @@ class Engine:
         with one (finish "stop"); otherwise max_tokens or the context cut it off (finish "length").
         InputError: a prompt that is empty or leaves no room for an answer.
         """
-        limits = self.limits(prompts, params)
+        self.limits(prompts, params)
         if n < 1:
             raise InputError(f"n: {n} given, expected 1 or more answers a prompt")
+        if not prompts:
+            return []
+        self.renew()
+        places = {f"#{next(self.serial)}": index for index in range(len(prompts))}
         answers: list[dict[int, Completion]] = [{} for _ in prompts]
-        for finished in self.rounds(prompts, limits, params, n):
-            for answer in finished:
-                answers[answer.prompt][answer.sample] = self.completion(answer)
-            if track and finished:
-                track(len(finished))
+        parts: dict[tuple[str, int], list[Output]] = {}
+        try:
+            self.gather(places, prompts, params, n)
+            left = n * len(prompts)
+            while left:
+                finished = 0
+                for output in self.outputs_of(places):
+                    parts.setdefault((output.id, output.sample), []).append(output)
+                    if output.finish is not None:
+                        pieces = parts.pop((output.id, output.sample))
+                        answers[places[output.id]][output.sample] = self.completion(pieces)
+                        finished += 1
+                left -= finished
+                if track and finished:
+                    track(finished)
+        finally:
+            for id in {s.request.id for s in self.scheduler.sequences()} & places.keys():
+                self.cancel(id)
+            self.scheduler.chunk, self.scheduler.patience = self.chunk, 1
+            self.renew()
         return [[found[sample] for sample in range(n)] for found in answers]
 
-    def rounds(
-        self, prompts: Sequence[list[int]], limits: list[int], params: SamplingParams, n: int
-    ) -> Iterator[list[Answer]]:
-        """The main loop: start prompts in free rows, advance every answer by a token, again."""
-        if not prompts:
-            return
-        rows = min(self.rows, n * len(prompts))
-        length = max(len(ids) + limit for ids, limit in zip(prompts, limits, strict=True))
-        slots = Slots(self.model, rows, length, params, self.tokenizer.eos_id)
-        scheduler = Scheduler(prompts, limits, n, rows, params.seed)
-        while slots.running or scheduler.waiting:
-            while groups := scheduler.admit(len(slots.running)):
-                yield slots.prefill(groups)
-            if slots.running:
-                yield slots.decode()
+    def gather(
+        self, places: dict[str, int], prompts: Sequence[list[int]], params: SamplingParams, n: int
+    ) -> None:
+        """Let all prompts wait, the longest first: neighbours then pad little, and the last answers
+        to run are short ones. They start once some rows are free together.
+        """
+        for id, index in sorted(places.items(), key=lambda item: -len(prompts[item[1]])):
+            self.add(Request(id, prompts[index], params, n, speculate=False, number=index))
+        self.scheduler.chunk = max(self.chunk, OFFLINE_CHUNK)
+        self.scheduler.patience = max(1, min(self.rows, n * len(prompts)) // 8)
+
+    def renew(self) -> None:
+        """Forget what was computed with weights that may have changed since."""
+        runner = self.runner
+        if isinstance(runner, TorchRunner) and runner.elastic and self.scheduler.idle:
+            self.use(runner)
+            runner.reserve(0)
+
+    def outputs_of(self, ids: Sequence[str] | dict[str, int]) -> list[Output]:
+        """Make a step; the Outputs of these requests. Those of others are held for `step`."""
+        found = self.step()
+        self.held = [output for output in found if output.id not in ids]
+        return [output for output in found if output.id in ids]
+
+    def completion(self, pieces: Sequence[Output]) -> Completion:
+        """A finished answer as a record; its text ends before the end token, a stop string or a
+        made-up tag. The error that ended an answer is raised.
+        """
+        last = pieces[-1]
+        if last.error is not None:
+            raise last.error
+        assert last.finish is not None and last.finish != "error"
+        drawn = [token for piece in pieces for token in piece.drawn]
+        text = before_tag("".join(piece.text for piece in pieces), self.tokenizer)
+        tops = tuple(token.tops for token in drawn)
+        return Completion(
+            text,
+            tuple(token.id for token in drawn),
+            tuple(token.logprob for token in drawn),
+            last.finish,
+            last.stop_reason,
+            tops if any(tops) else (),
+        )
 
     def stream(self, prompt_ids: list[int], params: SamplingParams) -> Iterator[int]:
-        """The tokens of one answer as they are drawn, without the end-of-sequence token.
+        """The tokens of one answer as they are drawn, without the token that ended it.
 
         The same tokens as `generate_ids([prompt_ids], params)`.
         """
-        [limit] = self.limits([prompt_ids], params)
-        slots = Slots(self.model, 1, len(prompt_ids) + limit, params, self.tokenizer.eos_id)
-        [[answer]] = Scheduler([prompt_ids], [limit], 1, 1, params.seed).admit(0)
-        slots.prefill([[answer]])
-        while not answer.finish:
-            yield answer.ids[-1]
-            slots.decode()
-        if answer.finish == "length":
-            yield answer.ids[-1]
+        self.limits([prompt_ids], params)
+        self.renew()
+        id = f"#{next(self.serial)}"
+        self.add(Request(id, prompt_ids, params, speculate=False))
+        try:
+            finish = None
+            while finish is None:
+                for output in self.outputs_of([id]):
+                    finish = output.finish
+                    if output.error is not None:
+                        raise output.error
+                    ended = finish == "stop" and not isinstance(output.stop_reason, str)
+                    yield from output.ids[:-1] if ended else output.ids
+        finally:
+            self.cancel(id)
 
-    def limits(self, prompts: Sequence[list[int]], params: SamplingParams) -> list[int]:
-        """The most tokens that each answer may have: max_tokens, or what the context leaves."""
-        context = self.model.args.max_seq_len
-        if params.max_tokens < 1:
-            raise InputError(f"max_tokens: {params.max_tokens} given, expected 1 or more")
-        for index, ids in enumerate(prompts):
-            if not ids:
-                raise InputError(f"prompt {index}: no tokens, expected at least one")
-            if len(ids) >= context:
-                raise InputError(
-                    f"prompt {index}: {len(ids)} tokens, "
-                    f"expected fewer than the model's context of {context}"
-                )
-        return [min(params.max_tokens, context - len(ids)) for ids in prompts]
+    def embed(
+        self,
+        prompts: Sequence[list[int]],
+        adapter: str | None = None,
+        pool: Literal["last", "mean"] = "last",
+    ) -> Tensor:
+        """The last hidden state after each prompt, or the mean over its tokens: [prompts, dim].
 
-    def completion(self, answer: Answer) -> Completion:
-        """The finished answer as a record; its text ends before the end token or a made-up tag."""
-        assert answer.finish is not None
-        spoken = answer.ids[:-1] if answer.finish == "stop" else answer.ids
-        text = before_tag(self.tokenizer.decode(spoken), self.tokenizer)
-        return Completion(text, tuple(answer.ids), tuple(answer.logprobs), answer.finish)
+        InputError: a prompt that is empty or too long, an unknown adapter or pool, or no room in
+        the cache while others are answered.
+        """
+        if pool not in ("last", "mean"):
+            raise InputError(f"pool: {pool!r} given, expected last or mean")
+        self.refuse_adapter(adapter)
+        self.limits(prompts, SamplingParams(max_tokens=1))
+        return torch.stack([self.embedding(ids, adapter, pool == "mean") for ids in prompts])
+
+    def embedding(self, ids: list[int], adapter: str | None, mean: bool) -> Tensor:
+        """The vector of one prompt, read piece by piece."""
+        need = blocks_for(len(ids))
+        if isinstance(self.runner, TorchRunner) and self.runner.elastic:
+            missing = need - self.blocks.available
+            if missing > 0:
+                self.runner.reserve(self.blocks.count + missing)
+                self.blocks.grow(self.runner.n_blocks)
+        if need > self.blocks.available:
+            raise InputError(f"{len(ids)} tokens do not fit in the cache beside what runs")
+        blocks = [self.blocks.take() for _ in range(need)]
+        total = None
+        try:
+            for start in range(0, len(ids), self.chunk):
+                piece = ids[start : start + self.chunk]
+                last = start + len(piece) == len(ids)
+                wanted = len(piece) if mean else int(last)
+                found = self.runner.embed([Row(piece, start, blocks, wanted, adapter)])
+                if wanted:
+                    part = found.double().sum(0)
+                    total = part if total is None else total + part
+        finally:
+            self.blocks.release(blocks)
+        assert total is not None
+        return (total / len(ids) if mean else total).float()

@@ -2,10 +2,14 @@
 
 import hashlib
 import random
+from collections import deque
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-Finish = Literal["stop", "length"]
+from puna.engine.blocks import BLOCK, next_key, root_key
+from puna.text.completion import SamplingParams
+
+Finish = Literal["stop", "length", "cancelled", "deadline", "error"]
 
 
 def answer_seed(seed: int, prompt: int, sample: int) -> int:
@@ -14,36 +18,150 @@ def answer_seed(seed: int, prompt: int, sample: int) -> int:
     return int.from_bytes(digest, "big")
 
 
-@dataclass(eq=False, slots=True)
-class Sequence:
-    """Answer number `sample` to prompt number `prompt`; at most `limit` tokens long.
+@dataclass(eq=False)
+class Request:
+    """A prompt and how it is to be answered.
 
-    `random` belongs to this answer alone: its draws do not depend on what runs beside it.
+    `n` answers share one reading of the prompt. deadline: a time of `time.monotonic`, in seconds,
+    at which the answer is cut off. prompt_logprobs: also give the log-probability of every token of
+    the prompt, with so many alternatives. tenant: whose prompt it is; tenants take turns, and never
+    share a cached prefix. `number` is the prompt's place in a batch, and enters its random numbers.
     """
 
-    prompt: int
-    sample: int
+    id: str
     prompt_ids: list[int]
+    params: SamplingParams
+    n: int = 1
+    adapter: str | None = None
+    tenant: str = ""
+    deadline: float | None = None
+    prompt_logprobs: int | None = None
+    speculate: bool = True
+    number: int = 0
+
+
+@dataclass(eq=False)
+class Timings:
+    """When what happened to an answer, in seconds of `time.monotonic`, and what was counted."""
+
+    arrived: float = 0.0
+    admitted: float = 0.0  # when its prompt began to be read
+    first: float = 0.0  # when its first token was drawn
+    cached_tokens: int = 0  # of the prompt, found in the prefix cache
+    proposed: int = 0  # tokens guessed by speculation
+    accepted: int = 0
+
+    def summary(self, prompt: int, generated: int, now: float) -> dict[str, float]:
+        """What a finished answer took; a part that it never came to took no time."""
+        admitted = self.admitted or now
+        first = self.first or now
+        return {
+            "prompt_tokens": prompt,
+            "cached_tokens": self.cached_tokens,
+            "generated": generated,
+            "queue_seconds": admitted - self.arrived,
+            "prompt_seconds": first - admitted,
+            "first_token_seconds": first - self.arrived,
+            "seconds": now - self.arrived,
+            "proposed": self.proposed,
+            "accepted": self.accepted,
+        }
+
+
+@dataclass(eq=False)
+class Sequence:
+    """Answer number `sample` to a request; at most `limit` tokens long.
+
+    Its random numbers belong to it alone: they do not depend on what runs beside it. Keys and
+    values of the first `computed` tokens (prompt and answer) are in its `blocks`.
+    """
+
+    request: Request
+    sample: int
     limit: int
-    random: random.Random
     ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
     finish: Finish | None = None
+    stop_reason: str | int | None = None
+    error: Exception | None = None
+    grammar: Any = None  # a GrammarState
+    stops: Any = None  # a Stops: what may be shown, and what ends the answer
+    # where its keys and values are
+    blocks: list[int] = field(default_factory=list)
+    computed: int = 0
+    named: int = 0  # tokens in blocks that later prompts can find
+    keys: list[bytes] = field(default_factory=list)  # of its full blocks
+    turn: int = 0  # when it was admitted, counted; a larger number is younger; 0: it waits
+    followers: list["Sequence"] = field(default_factory=list)  # samples that share its prefill
+    scored: list[Any] = field(default_factory=list)  # the prompt's log-probabilities so far
+    guesser: Any = None  # a Guesser: what stood in its text, and how often guesses were right
+    timings: Timings = field(default_factory=Timings)
+
+    def __post_init__(self) -> None:
+        """Seed the random numbers."""
+        seed = answer_seed(self.request.params.seed, self.request.number, self.sample)
+        self.source = random.Random(seed)
+        self.ahead: deque[float] = deque()  # numbers that were looked at and not used yet
 
     @property
-    def position(self) -> int:
-        """The place of the newest token, counted from the start of the prompt."""
-        return len(self.prompt_ids) + len(self.ids) - 1
+    def params(self) -> SamplingParams:
+        """How its tokens are drawn."""
+        return self.request.params
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """The tokens that it answers."""
+        return self.request.prompt_ids
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and answer so far."""
+        return len(self.request.prompt_ids) + len(self.ids)
+
+    @property
+    def left(self) -> int:
+        """Tokens whose keys and values are still to be computed; 1 while it is decoding."""
+        return self.length - self.computed
+
+    @property
+    def scoring(self) -> bool:
+        """Whether the log-probabilities of the prompt are asked for and not complete."""
+        return self.request.prompt_logprobs is not None and self.sample == 0 and not self.ids
+
+    def tokens(self, start: int, stop: int) -> list[int]:
+        """Tokens start .. stop-1 of prompt and answer."""
+        prompt = self.request.prompt_ids
+        if start >= len(prompt):
+            return self.ids[start - len(prompt) : stop - len(prompt)]
+        return prompt[start:stop] + self.ids[: max(0, stop - len(prompt))]
+
+    def peek(self, place: int) -> float:
+        """The random number in [0, 1) that belongs to the token `place` places ahead.
+
+        A multiple of 2**-24, which float32 holds exactly.
+        """
+        while len(self.ahead) <= place:
+            self.ahead.append(self.source.getrandbits(24) * 2.0**-24)
+        return self.ahead[place]
 
     def uniform(self) -> float:
-        """The next random number in [0, 1): a multiple of 2**-24, which float32 holds exactly."""
-        return self.random.getrandbits(24) * 2.0**-24
+        """The random number of the next token; the same until that token is pushed."""
+        return self.peek(0)
 
-    def push(self, token: int, logprob: float, eos: int) -> None:
-        """Append a drawn token; `eos` (which stays in `ids`) or the limit ends the answer."""
+    def push(self, token: int) -> None:
+        """Append a drawn token, which uses up a random number."""
+        self.peek(0)
+        self.ahead.popleft()
         self.ids.append(token)
-        self.logprobs.append(logprob)
-        if token == eos:
-            self.finish = "stop"
-        elif len(self.ids) >= self.limit:
-            self.finish = "length"
+
+    def block_keys(self, tokens: int) -> list[bytes]:
+        """The keys of the full blocks among the first `tokens` tokens."""
+        count = tokens // BLOCK
+        while len(self.keys) < count:
+            before = self.keys[-1] if self.keys else self.root()
+            start = len(self.keys) * BLOCK
+            self.keys.append(next_key(before, self.tokens(start, start + BLOCK)))
+        return self.keys[:count]
+
+    def root(self) -> bytes:
+        """The key before the first block."""
+        return root_key(self.request.tenant, self.request.adapter)

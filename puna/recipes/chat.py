@@ -17,14 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from rich.console import Console
 from rich.text import Text
 
+from puna.engine import opening
 from puna.engine.engine import Engine
 from puna.errors import InputError
-from puna.model import checkpoint, folders, places
-from puna.model.tensors import TYPES
+from puna.model import folders, places
 from puna.text.completion import SamplingParams
 from puna.text.dialog import Dialog, Message
 from puna.text.files import read_json
@@ -54,14 +53,16 @@ class Config:
     top_p: float = 0.9  # nucleus sampling (released code: 0.9)
     max_tokens: int = 256  # most tokens of one answer
     seed: int = 0  # first random seed; each answer adds one
-    # of the weights; "same": as saved, and float32 for a model that Puna has not made
+    # how the weights are held; "same": as saved, and what is saved in 16 bits or fewer as bfloat16
     dtype: Literal["same", "float32", "bfloat16"] = "same"
+    # the same choice, and kernels for weights in 8 and 4 bits; "auto": as dtype says
+    quant: Literal["auto", "int8", "int4", "bfloat16", "float32"] = "auto"
 
 
 def main(config: Config) -> None:
     params = SamplingParams(config.temperature, config.top_p, 0, config.max_tokens, config.seed)
     models, name, why = find(config.path)
-    chat = Chat(models, name, params, None if config.dtype == "same" else TYPES[config.dtype])
+    chat = Chat(models, name, params, held(config.dtype, config.quant))
     if config.system:
         chat.set_system(config.system)
     if config.once:
@@ -71,6 +72,14 @@ def main(config: Config) -> None:
     for line in lines():
         if not chat.take(line):
             return
+
+
+def held(dtype: str, quant: str) -> str | None:
+    """How to hold the weights; None: as they are saved. InputError: two different answers."""
+    wanted = {choice for choice in (dtype, quant) if choice not in ("same", "auto")}
+    if len(wanted) > 1:
+        raise InputError(f"quant is {quant} and dtype is {dtype}: expected one of them")
+    return wanted.pop() if wanted else None
 
 
 def find(path: Path) -> tuple[dict[str, Path], str, str]:
@@ -125,9 +134,9 @@ class Chat:
         models: dict[str, Path],
         name: str,
         params: SamplingParams,
-        dtype: torch.dtype | None = None,
+        quant: str | None = None,
     ):
-        self.models, self.params, self.dtype = models, params, dtype
+        self.models, self.params, self.quant = models, params, quant
         self.system: str | None = None
         self.turns: tuple[Message, ...] = ()
         self.load(name)
@@ -137,8 +146,8 @@ class Chat:
         if name not in self.models:
             near = difflib.get_close_matches(name, self.models, n=1) or list(self.models)
             raise InputError(f"no model {name!r} in this run, expected {' or '.join(near)}")
-        model, tokenizer = checkpoint.load(self.models[name], self.dtype)
-        self.name, self.engine = name, Engine(model.eval(), tokenizer, rows=1)
+        opened = opening.open_runner(opening.find(self.models[name]), self.quant)
+        self.name, self.engine = name, Engine(opened.runner, opened.tokenizer, rows=1)
 
     def take(self, line: str) -> bool:
         """Answer a message or follow a command; False to leave. A refusal is told in one line."""
@@ -194,7 +203,7 @@ class Chat:
 
     def fit(self, turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], list[int]]:
         """The newest turns that leave room for an answer, and their tokens; a note if some go."""
-        context, dropped = self.engine.model.args.max_seq_len, 0
+        context, dropped = min(self.engine.runner.context, self.engine.room), 0
         room = min(self.params.max_tokens, context // 4)
         while len(ids := self.encode(turns)) > context - room and len(turns) > 1:
             turns, dropped = turns[2:], dropped + 1

@@ -9,10 +9,8 @@ answers marked in the same way. The text is decoded from the ids, so what it sho
 Writes nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,8 +20,9 @@ from puna.errors import InputError
 from puna.model import checkpoint, places
 from puna.text.dialog import Dialog
 from puna.text.files import read_dialogs
+from puna.text.shown import runs, shown_text
 from puna.text.template import encode_dialog
-from puna.text.tokenizer import StreamDecoder, Tokenizer, open_tokenizer
+from puna.text.tokenizer import Tokenizer, open_tokenizer
 
 POSITIONAL = "dialogs"
 
@@ -66,31 +65,7 @@ def heading(dialog: Dialog, number: int, tokenizer: Tokenizer, mask: Sequence[bo
     return f"# {name}: {tokenizer.format}, {len(mask)} tokens, {sum(mask)} of answers"
 
 
-def shown_text(tokenizer: Tokenizer, ids: Sequence[int], mask: Sequence[bool]) -> str:
-    """The text of ids with the names of control tokens, every answer in ⟦ ⟧."""
-    names = {token: name for name, token in tokenizer.control.items()}
-    decoder = StreamDecoder(tokenizer)
-    text = ""
-    for answer, run in runs(ids, mask):
-        said = ""
-        for token in run:
-            if token in names:
-                said += decoder.flush() + names[token]
-                decoder = StreamDecoder(tokenizer)  # a text of its own begins
-            else:
-                said += decoder.push(token)
-        said += decoder.flush()
-        text += f"⟦{said}⟧" if answer else said
-    return text
-
-
 def shown_ids(ids: Sequence[int], mask: Sequence[bool]) -> str:
     """The ids in a row, those of every answer in ⟦ ⟧."""
     rows = ((answer, " ".join(map(str, run))) for answer, run in runs(ids, mask))
     return " ".join(f"⟦{row}⟧" if answer else row for answer, row in rows)
-
-
-def runs(ids: Sequence[int], mask: Sequence[bool]) -> Iterator[tuple[bool, list[int]]]:
-    """The ids in runs that belong to an answer, or do not."""
-    for answer, run in groupby(zip(mask, ids, strict=True), key=itemgetter(0)):
-        yield answer, [token for _, token in run]

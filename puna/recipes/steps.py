@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from puna import console
 from puna.data.batches import Batch, Encoded, Forked, by_length, fork, forked_length, pack, stack
-from puna.engine.slots import round_up
+from puna.engine.torch_runner import rounded
 from puna.errors import InputError
 from puna.model import lora, memory
 from puna.model.heads import RewardModel
@@ -301,7 +301,7 @@ def cache_of(
 ) -> tuple[int, int]:
     """The rows and columns of the engine's cache for answers to these prompts."""
     longest = max(len(encode_prompt(prompt, tokenizer)) for prompt in prompts)
-    return rows, round_up(min(longest + max_tokens, context))
+    return rows, rounded(min(longest + max_tokens, context))
 
 
 def every(step: int, interval: int, total: int) -> bool:

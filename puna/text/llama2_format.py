@@ -22,17 +22,20 @@ TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 _TAG = re.compile("|".join(re.escape(tag) for tag in TAGS))
 
 
-def encode_llama2(dialog: Dialog, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
+def encode_llama2(
+    dialog: Dialog, tokenizer: Tokenizer, unfinished: bool = False
+) -> tuple[list[int], list[bool]]:
     """Return the dialog's ids and which belong to an answer; a tag in a message goes in bytes.
 
-    An answer's ids include the blanks around it and its end token.
+    An answer's ids include the blanks around it and its end token; the last answer's only the
+    blank before it where it is `unfinished`.
     """
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     ids: list[int] = []
     mask: list[bool] = []
-    for segment in _segments(dialog):
+    for segment in _segments(dialog, unfinished):
         own = _encode(segment, tokenizer)
-        answered = len(own) if segment.open else tokenizer.covering(own, segment.question)
+        answered = tokenizer.covering(own, segment.question) if segment.answer else len(own)
         end = [] if segment.open else [tokenizer.eos_id]
         ids += [*begin, *own, *end]
         mask += [False] * (len(begin) + answered) + [True] * (len(own) - answered + len(end))
@@ -46,17 +49,18 @@ class _Segment:
     question: str  # from [INST] to [/INST]
     answer: str  # with the blanks around it; empty if the dialog ends with the user
     tags: frozenset[int]  # where the format's own tags begin in `question`
-    open: bool  # whether the answer is yet to be written
+    open: bool  # whether the answer, or the rest of it, is yet to be written
 
 
-def _segments(dialog: Dialog) -> Iterator[_Segment]:
+def _segments(dialog: Dialog, unfinished: bool) -> Iterator[_Segment]:
     system = dialog.system
     turns = dialog.messages[0 if system is None else 1 :]
     for index in range(0, len(turns), 2):
         question, tags = _question(turns[index].content, system if index == 0 else None)
         answers = turns[index + 1 : index + 2]
         answer = f" {answers[0].content.strip()} " if answers else ""
-        yield _Segment(question, answer, tags, open=not answers)
+        open = not answers or (unfinished and index + 2 >= len(turns))
+        yield _Segment(question, answer.rstrip() if open else answer, tags, open)
 
 
 def _question(user: str, system: str | None) -> tuple[str, frozenset[int]]:

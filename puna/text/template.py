@@ -17,7 +17,14 @@ from puna.text.llama2_format import TAGS, encode_llama2
 from puna.text.tokens import Tokenizer
 from puna.text.turn_formats import encode_chatml, encode_llama3, encode_plain, encode_smollm2
 
-__all__ = ["TAGS", "TagPolicy", "before_tag", "encode_dialog", "encode_prompt"]
+__all__ = [
+    "TAGS",
+    "TagPolicy",
+    "before_tag",
+    "encode_dialog",
+    "encode_prompt",
+    "encode_unfinished",
+]
 
 TagPolicy = Literal["refuse", "escape"]
 
@@ -56,6 +63,23 @@ def encode_prompt(dialog: Dialog, tokenizer: Tokenizer, tags: TagPolicy = "refus
     return encode_dialog(dialog, tokenizer, tags)[0]
 
 
+def encode_unfinished(
+    dialog: Dialog, tokenizer: Tokenizer, tags: TagPolicy = "refuse"
+) -> list[int]:
+    """Return the ids after which a model goes on with the last answer, which has no end yet.
+
+    InputError if the dialog ends with a user message, or holds a tag (`encode_dialog`).
+    """
+    if dialog.ends_with_user:
+        raise InputError("what is to go on ends with a user message, expected 'assistant'")
+    if tokenizer.format == "llama2":
+        if tags != "escape":
+            _refusetags_of(dialog, tokenizer)
+        return encode_llama2(dialog, tokenizer, unfinished=True)[0]
+    ids, mask = encode_dialog(dialog, tokenizer, tags)
+    return ids[: len(mask) - 1 - mask[::-1].index(True)]  # up to the answer's end token
+
+
 def before_tag(text: str, tokenizer: Tokenizer | None = None) -> str:
     """The text up to the first tag of the chat format, stripped: the rule for what a model says.
 
@@ -66,7 +90,13 @@ def before_tag(text: str, tokenizer: Tokenizer | None = None) -> str:
 
 
 def tags_of(tokenizer: Tokenizer | None) -> re.Pattern[str]:
-    """What may not stand in a message: the format's tags, or the names of special tokens.
+    """A pattern of what may not stand in a message: any of `tag_names`."""
+    longest_first = sorted(tag_names(tokenizer), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or _NOTHING)
+
+
+def tag_names(tokenizer: Tokenizer | None) -> tuple[str, ...]:
+    """The tags of the tokenizer's format, or the names of its special tokens.
 
     Without a tokenizer, Llama 2's. Without special tokens in a format, `<s>` is an ordinary text,
     such as HTML's.
@@ -74,8 +104,7 @@ def tags_of(tokenizer: Tokenizer | None) -> re.Pattern[str]:
     names = TAGS if tokenizer is None or tokenizer.format == "llama2" else tuple(tokenizer.control)
     if tokenizer is not None and tokenizer.format == "plain":
         names = tuple(name for name in names if name not in ("<s>", "</s>"))
-    longest_first = sorted(names, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or _NOTHING)
+    return names
 
 
 def _refusetags_of(dialog: Dialog, tokenizer: Tokenizer) -> None:

@@ -1,0 +1,12 @@
+// Any machine: arrays of 16, left to the compiler.
+#define LOOPS_STAY
+
+namespace {
+constexpr int FLOAT_ROWS = 1, FLOAT_TOKENS = 2, INT_ROWS = 1, INT_TOKENS = 2;
+}
+
+#include "simd_plain.h"
+#include "body.h"
+
+static const Kernels kernels = table("plain");
+const Kernels* puna::plain_kernels() { return &kernels; }

@@ -1,0 +1,182 @@
+"""From a job to its answer: quota, queue, worker, and the reply as a whole or as a stream.
+
+Whoever goes away, in a stream or before a whole answer, takes the job along: the worker is told at
+once. So does whoever does not read: the connection ends (`puna.web.protocol`), which is the same.
+"""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from puna.errors import InputError
+from puna.text import wire
+from puna.web.asking import Job
+from puna.web.client import Channel
+from puna.web.failures import ApiError, unavailable
+from puna.web.reply import Reply
+from puna.web.service import Service
+
+OVERDUE_SECONDS = 10.0  # beyond a job's time, until the worker is not waited for any more
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
+
+
+class Answer(Response):
+    """The response to a request that a worker answers."""
+
+    def __init__(self, service: Service, job: Job, reply: Reply, stream: bool) -> None:
+        """Nothing happens before it is sent."""
+        super().__init__()
+        self.service, self.job, self.reply, self.stream = service, job, reply, stream
+        self._end = time.monotonic() + job.seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Do the work, and stop it as soon as nobody waits for it."""
+        await while_there(self._work(send), receive)
+
+    async def _work(self, send: Send) -> None:
+        async with self._begun() as channel:
+            if self.stream:
+                await self._send_stream(channel, send)
+            else:
+                async for index, replies in self._replies(channel):
+                    self.reply.take(index, replies)
+        if not self.stream:
+            await send_json(send, self.reply.whole())
+
+    @contextlib.asynccontextmanager
+    async def _begun(self) -> AsyncIterator[Channel]:
+        """The job with its worker; whatever happens, nothing of it stays behind."""
+        job, quota = self.job, self.service.quotas.of(self.job.key)
+        ticket = quota.admit(job.tokens)
+        job.trace.headers.update(quota.headers())
+        try:
+            async with self.service.admission.place(job.key.name, job.answers, job.seconds):
+                self.reply.begin(time.monotonic())
+                channel = Channel()
+                try:
+                    self._start(channel)
+                    yield channel
+                finally:
+                    for record in job.records:
+                        job.model.worker.cancel(record.id)
+        finally:
+            reply = self.reply
+            ticket.settle(reply.prompt_tokens * reply.begun + reply.drawn)
+            if reply.begun:
+                self.service.metrics.answer(
+                    *(job.model.name, job.key.name, reply.prompt_tokens, reply.cached_tokens),
+                    *(reply.drawn, reply.first_seconds),
+                )
+
+    def _start(self, channel: Channel) -> None:
+        left = max(self._end - time.monotonic(), 0.001)
+        for index, record in enumerate(self.job.records):
+            record.seconds = left
+            try:
+                self.job.model.worker.start(record, channel, index)
+            except InputError as error:
+                raise ApiError(400, str(error)) from None
+
+    async def _replies(
+        self, channel: Channel, ping: float = math.inf
+    ) -> AsyncIterator[tuple[int, wire.Piece | wire.Done | wire.Prompt]]:
+        """The worker's replies until all is done. ApiError: the worker failed."""
+        while not self.reply.complete:
+            async for reply in self._some(channel, ping):
+                yield reply
+
+    async def _some(
+        self, channel: Channel, ping: float
+    ) -> AsyncIterator[tuple[int, wire.Piece | wire.Done | wire.Prompt]]:
+        """What comes next; nothing if `ping` seconds pass."""
+        left = self._end + OVERDUE_SECONDS - time.monotonic()
+        found = await channel.take(max(min(left, ping), 0))
+        if not found and left <= ping:
+            raise unavailable("the worker does not answer", code="deadline")
+        for index, reply in found:
+            if isinstance(reply, wire.Failed):
+                raise failure(reply, self.job.trace.id)
+            if not isinstance(reply, wire.Embedded):
+                yield index, reply
+
+    async def _send_stream(self, channel: Channel, send: Send) -> None:
+        """Server-sent events. What fails before the first is an answer with a status."""
+        ping, begun = self.service.limits.ping_seconds, False
+        try:
+            while not self.reply.complete:
+                events = b""
+                async for index, reply in self._some(channel, ping):
+                    events += b"".join(map(event, self.reply.take(index, reply)))
+                if not begun:
+                    await send_head(send)
+                    begun = True
+                if events or not self.reply.moved:
+                    await send(_part(events or b": ping\n\n"))
+        except ApiError as error:
+            if not begun:
+                raise
+            self.job.trace.failed = error.code
+            await send(_part(event(error.record), more=False))
+            return
+        last = b"".join(map(event, self.reply.last()))
+        await send(_part(last + b"data: [DONE]\n\n", more=False))
+
+
+async def while_there(work: Any, receive: Receive) -> None:
+    """Run a coroutine until it ends, or until the client has gone."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def send_json(send: Send, value: Any) -> None:
+    """A whole answer."""
+    body = msgspec.json.encode(value)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_head(send: Send) -> None:
+    """The head of a stream."""
+    headers = [(b"content-type", EVENT_STREAM), (b"x-accel-buffering", b"no")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+def event(value: Any) -> bytes:
+    """A server-sent event."""
+    return b"data: " + msgspec.json.encode(value) + b"\n\n"
+
+
+def _part(body: bytes, more: bool = True) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": body, "more_body": more}
+
+
+def failure(failed: wire.Failed, request: str) -> ApiError:
+    """A worker's failure as the client is told it."""
+    if failed.kind == "input":
+        return ApiError(400, failed.message)
+    if failed.kind == "busy":
+        return ApiError(429, "the engine's queue is full", headers={"retry-after": "1"})
+    if failed.kind == "stopping":
+        return unavailable(f"{failed.message}; request {request}", code="stopping")
+    return ApiError(500, f"the engine failed on this request; it is logged as {request}")

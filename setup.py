@@ -1,0 +1,25 @@
+"""The native kernels, compiled when Puna is installed; without a compiler Puna runs on torch."""
+
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+HERE = Path(__file__).parent
+CPP = HERE / "puna" / "kernels" / "cpp"
+# No -march: each instruction set has its own unit. Contraction off: all of them give the same bits.
+FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-pthread", "-g0"]
+QUIET = ["-Wno-maybe-uninitialized"]  # GCC 12 about its own AVX-512 headers
+
+setup(
+    ext_modules=[
+        Extension(
+            "puna.kernels._native",
+            sources=sorted(path.relative_to(HERE).as_posix() for path in CPP.glob("*.cpp")),
+            depends=sorted(path.relative_to(HERE).as_posix() for path in CPP.glob("*.h")),
+            extra_compile_args=FLAGS + QUIET,
+            extra_link_args=["-pthread"],
+            language="c++",
+            optional=True,
+        )
+    ]
+)
