@@ -115,8 +115,12 @@ def call(words: list, log) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("peers", nargs="*", choices=PEERS, default=list(PEERS))
-    faults = [fault for fault in map(install, parser.parse_args().peers) if fault]
+    parser.add_argument("peers", nargs="*", metavar="PEER", help=", ".join(PEERS))
+    chosen = parser.parse_args().peers or PEERS
+    for peer in chosen:
+        if peer not in PEERS:
+            parser.error(f"{peer}: expected one of {', '.join(PEERS)}")
+    faults = [fault for fault in map(install, chosen) if fault]
     print(*faults, sep="\n", end="\n" if faults else "")
     return len(faults)
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from functools import partial
+from math import prod
 from pathlib import Path
 
 import torch
@@ -24,15 +25,31 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import peers  # noqa: E402
-from puna.model import meta  # noqa: E402
+from puna.model import meta, places  # noqa: E402
 from puna.model.presets import preset  # noqa: E402
 from puna.model.source import Source, Stored, expected_tensors  # noqa: E402
 from puna.recipes import convert  # noqa: E402
+from puna.text.gguf import read_header  # noqa: E402
 from puna.text.tokenizer import train_tokenizer  # noqa: E402
 
 MODELS = ("smollm2", "tinyllama")
 PLAIN = {"smollm2": "F32", "tinyllama": "BF16"}  # GGUF type that holds the weights as they are
 QUANTISED = ("Q8_0", "Q4_0", "Q4_K_M", "BF16", "F16")
+
+# bytes a weight, of the layers and of the output matrix, with their scales
+SIZES = {
+    ("puna", "float32"): (4.0, 4.0),
+    ("puna", "bfloat16"): (2.0, 2.0),
+    ("puna", "int8"): (34 / 32, 34 / 32),
+    ("puna", "int4"): (19 / 32, 34 / 32),
+    ("openvino", "int8"): (1.0, 1.0),
+    ("openvino", "int4"): (4.25 / 8, 1.0),
+    ("onnxruntime", "int4"): (4.25 / 8, 4.25 / 8),
+    ("ctranslate2", "int8"): (1.0, 1.0),
+    ("transformers", "bfloat16"): (2.0, 2.0),
+    ("transformers", "float32"): (4.0, 4.0),
+    ("vllm", "bfloat16"): (2.0, 2.0),
+}
 
 
 def folder(model: str, kind: str = "") -> Path:
@@ -120,6 +137,32 @@ def ctranslate2(model: str, bits: str) -> Path:
     return there
 
 
+def place(model: str, engine: str, kind: str) -> Path:
+    """What an engine is to open for this kind of weights; made if it is not there."""
+    if engine == "llama.cpp":
+        return gguf(model, kind)
+    make = {"openvino": openvino, "onnxruntime": onnx, "ctranslate2": ctranslate2}.get(engine)
+    return make(model, kind) if make else hf(model)
+
+
+def read_bytes(model: str, arm: str) -> float:
+    """Bytes of weights that one decoded token reads: all but the embedding, if it is only that.
+
+    Counted by the kinds' own sizes a weight, with the norms left out; for a GGUF from its header.
+    """
+    engine, kind = arm.split(":")
+    args = places.open_source(hf(model), verify=False).args
+    shapes = expected_tensors(args)
+    tied = args.tie_embeddings
+    if engine == "llama.cpp":
+        header = read_header(gguf(model, kind)).tensors
+        return sum(t.size for name, t in header.items() if tied or name != "token_embd.weight")
+    head = "tok_embeddings.weight" if tied else "output.weight"
+    within = sum(prod(s) for name, s in shapes.items() if name.startswith("layers."))
+    sizes = SIZES[engine.removesuffix("-engine"), kind]
+    return within * sizes[0] + prod(shapes[head]) * sizes[1]
+
+
 def made(there: Path, words) -> None:
     """Run a converter into a folder beside `there`, which gets its name when it is whole."""
     place = there.with_name(f"{there.name}.part")
@@ -136,7 +179,7 @@ def command(words: list, log: Path) -> None:
             [str(word) for word in words], stdout=file, stderr=subprocess.STDOUT, check=False
         )
     if done.returncode:
-        last = (log.read_text(encoding="utf-8", errors="replace").strip() or "no output")
+        last = log.read_text(encoding="utf-8", errors="replace").strip() or "no output"
         raise RuntimeError(f"{log.stem}: {last.splitlines()[-1]} (all of it: {log})")
 
 
