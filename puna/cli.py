@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("puna.web.serve", "models behind an HTTP interface, for OpenAI's clients"),
     "models": ("puna.recipes.models", "known sizes and what they need; what a file holds"),
     "convert": ("puna.recipes.convert", "a model between Meta, Hugging Face, GGUF and Puna"),
+    "quantise": ("puna.recipes.quantise", "what a model loses in 8 and 4 bits, on held-out text"),
     "render": ("puna.recipes.render", "dialogs as a model reads them: text, special tokens, ids"),
 }
 GROUPS = {
@@ -43,7 +44,7 @@ GROUPS = {
     "Base model": ("prepare", "pretrain"),
     "Chat model": ("sft", "collect", "reward", "rejection", "ppo", "distill", "align"),
     "Use": ("evaluate", "compare", "chat", "serve", "render"),
-    "Weights": ("models", "convert"),
+    "Weights": ("models", "convert", "quantise"),
 }
 DISK = {  # the user's to mend
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG),

@@ -19,8 +19,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from puna import allocator, console
 from puna import config as settings
-from puna import console
 from puna.costs import Costs
 from puna.errors import InputError
 from puna.lock import Lock
@@ -67,6 +67,7 @@ class Run:
             lock.release()
         else:
             atexit.register(run.close)
+            allocator.keep_memory()
         return run
 
     @property
@@ -142,6 +143,7 @@ class Run:
             if not self.done:
                 self._save_clock()
             self._lock.release()
+            allocator.release()
 
     def __enter__(self) -> "Run":
         return self

@@ -42,7 +42,10 @@ def compare(work: Workload, mixed: Answers, alone) -> int:
     return len(mixed)
 
 
-@pytest.mark.parametrize("part", range(8))
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=SLOW) for part in range(1, 8))])
 def test_200_random_workloads_answer_as_each_request_alone(part, tiny_tokenizer):
     seen: Counter[str] = Counter()
     for seed in range(part * 25, part * 25 + 25):
@@ -84,12 +87,15 @@ def native_runner(kind: str, blocks: int):
 
 
 @pytest.mark.skipif(native.available() is None, reason="needs the native kernels")
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=SLOW) for part in range(1, 25))])
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "int4"])
-def test_the_native_decoder_answers_random_workloads_as_each_request_alone(kind, tiny_tokenizer):
+def test_the_native_decoder_answers_random_workloads_as_each_request_alone(
+    kind, part, tiny_tokenizer
+):
     packed = functools.cache(lambda blocks: native_runner(kind, blocks))
 
-    for seed in range(50):
-        work = random_workload(seed + 50 * len(kind), CONTEXT)
+    for seed in range(8 * part, 8 * part + 8):
+        work = random_workload(seed, CONTEXT)
         mixed = drive(engine_of(work, tiny_tokenizer, packed(work.blocks)), work.arrivals)
         fresh = functools.partial(engine_of, work, tiny_tokenizer, packed(work.blocks))
         compare(work, mixed, lambda one, fresh=fresh: drive(fresh(), [one]))

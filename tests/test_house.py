@@ -17,24 +17,26 @@ WALLS = {
     "numerics": {"errors"},
     "evaluation": {"text", "errors"},
     "data": {"text", "errors"},
-    "model": {"text", "errors"},
-    "engine": {"model", "numerics", "text", "errors"},
+    "kernels": {"errors"},
+    "model": {"text", "errors", "kernels"},
+    "engine": {"model", "kernels", "numerics", "text", "errors"},
     "recipes": {
         *("config", "run", "lock", "console", "text", "data", "model"),
         *("numerics", "engine", "evaluation", "errors"),
     },
     "web": {"text", "errors", "config", "console"},
+    "allocator": {"errors"},
     "describe": {"errors"},
     "lock": {"errors"},
     "costs": {"errors"},
     "config": {"errors"},
     "console": {"errors"},
-    "run": {"config", "console", "costs", "lock", "errors"},
+    "run": {"allocator", "config", "console", "costs", "lock", "errors"},
     "cli": {"config", "console", "describe", "errors"},
     "__main__": {"cli"},
     "__init__": set(),
 }
-WITH_TORCH = {"numerics", "model", "engine", "recipes"}  # rooms that may import torch
+WITH_TORCH = {"numerics", "kernels", "model", "engine", "recipes"}  # rooms that may import torch
 WITH_TORCH_FILES = {"puna/data/shards.py", "puna/data/batches.py"}
 FILE_LINES, FUNCTION_LINES, MAIN_LINES = 400, 60, 100
 VAGUE_FILES = {"utils.py", "util.py", "common.py", "helpers.py", "manager.py", "misc.py"}

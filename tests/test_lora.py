@@ -419,14 +419,13 @@ def test_the_plan_counts_the_bytes_that_models_on_one_trunk_really_hold(dtype, k
     assert (found.gradients, found.optimizer) == (sum(grads), sum(moments))
 
 
-def test_the_plan_counts_the_engine_s_cache():
-    from puna.engine.slots import Slots
+def test_the_plan_counts_the_engine_s_cache_and_its_dense_copy():
+    from puna.engine.torch_runner import Dense, TorchRunner
 
-    from puna.text.completion import SamplingParams
-
-    slots = Slots(Transformer(WIDE), 5, 48, SamplingParams(), 2)
-    found = memory.plan(WIDE, CONFIG, rows=5, length=48)
-    assert found.cache == slots.storage.nbytes
+    runner = TorchRunner(Transformer(WIDE), 5 * 3)
+    dense = Dense(WIDE, runner.pages).room(5, 48)
+    found = memory.plan(WIDE, CONFIG, rows=2 * 5, length=48)
+    assert found.cache == runner.pages.nbytes + dense.nbytes
 
 
 def test_the_plan_of_a_7b_model_in_nf4_is_4_gb_and_not_28():

@@ -68,11 +68,11 @@ def _flat(routes):
 
 def test_without_a_key_everything_but_health_is_closed(server):
     opened = set()
-    with server.http("") as http:
-        for method, path in walk(server):
-            reply = http.request(method, path)
-            if reply.status_code not in (401, 403, 404):
-                opened.add((method, path))
+    http = server.http("")
+    for method, path in walk(server):
+        reply = http.request(method, path)
+        if reply.status_code not in (401, 403, 404):
+            opened.add((method, path))
     assert opened <= {("GET", "/health"), ("BREW", "/health")} | {
         (method, path) for method, path in walk(server) if method == "BREW"
     }
@@ -81,9 +81,9 @@ def test_without_a_key_everything_but_health_is_closed(server):
 
 @pytest.mark.parametrize("host", ["x?", "a/../b", "evil.example", "localhost@evil", "localhost:x"])
 def test_a_strange_host_opens_nothing(server, host):
-    with server.http("") as http:
-        for path in ("/health", "/metrics", "/v1/models"):
-            assert http.get(path, headers={"host": host}).status_code in (400, 401, 403)
+    http = server.http("")
+    for path in ("/health", "/metrics", "/v1/models"):
+        assert http.get(path, headers={"host": host}).status_code in (400, 401, 403)
 
 
 WRONG = {
@@ -103,11 +103,11 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_key_opens_nothing(server, case):
-    with server.http("") as http:
-        reply = http.get("/v1/models", headers=WRONG[case])
-        assert reply.status_code == 401
-        assert reply.headers["www-authenticate"] == "Bearer"
-        assert reply.json()["error"]["code"] == "invalid_api_key"
+    http = server.http("")
+    reply = http.get("/v1/models", headers=WRONG[case])
+    assert reply.status_code == 401
+    assert reply.headers["www-authenticate"] == "Bearer"
+    assert reply.json()["error"]["code"] == "invalid_api_key"
 
 
 def test_a_key_of_strange_bytes_opens_nothing(server):

@@ -179,7 +179,12 @@ class FakeWorker:
             prompt_tokens=len(asked.prompt),
             cached_tokens=16 if len(asked.prompt) > 16 else 0,
             completion_tokens=len(told),
-            timings={"queued": 0.001, "prefill": 0.002, "decode": time.monotonic() - began},
+            timings={
+                "queue_seconds": 0.001,
+                "prompt_seconds": 0.002,
+                "first_token_seconds": 0.003,
+                "seconds": 0.004 + time.monotonic() - began,
+            },
         )
         writer.write(wire.encode(done))
 
@@ -225,6 +230,7 @@ class Running:
     thread: threading.Thread
     token: str = ""
     clients: list[object] = field(default_factory=list)
+    plain: dict[str, httpx2.Client] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -234,10 +240,13 @@ class Running:
     def http(self, token: str | None = None) -> httpx2.Client:
         """A plain client."""
         key = self.token if token is None else token
-        headers = {"authorization": f"Bearer {key}"} if key else {}
-        client = httpx2.Client(base_url=self.url, headers=headers, timeout=20)
-        self.clients.append(client)
-        return client
+        if key not in self.plain:
+            headers = {"authorization": f"Bearer {key}"} if key else {}
+            self.plain[key] = httpx2.Client(
+                base_url=self.url, headers=headers, timeout=20, verify=False
+            )
+            self.clients.append(self.plain[key])
+        return self.plain[key]
 
     def openai(self, token: str = "") -> openai.OpenAI:
         """OpenAI's own client."""

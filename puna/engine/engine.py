@@ -68,18 +68,15 @@ class Engine(Loop):
         self.renew()
         places = {f"#{next(self.serial)}": index for index in range(len(prompts))}
         answers: list[dict[int, Completion]] = [{} for _ in prompts]
-        parts: dict[tuple[str, int], list[Output]] = {}
         try:
             self.gather(places, prompts, params, n)
             left = n * len(prompts)
             while left:
                 finished = 0
                 for output in self.outputs_of(places):
-                    parts.setdefault((output.id, output.sample), []).append(output)
-                    if output.finish is not None:
-                        pieces = parts.pop((output.id, output.sample))
-                        answers[places[output.id]][output.sample] = self.completion(pieces)
-                        finished += 1
+                    completion = self.completion(output)
+                    answers[places[output.id]][output.sample] = completion
+                    finished += 1
                 left -= finished
                 if track and finished:
                     track(finished)
@@ -97,7 +94,9 @@ class Engine(Loop):
         to run are short ones. They start once some rows are free together.
         """
         for id, index in sorted(places.items(), key=lambda item: -len(prompts[item[1]])):
-            self.add(Request(id, prompts[index], params, n, speculate=False, number=index))
+            request = Request(id, prompts[index], params, n, speculate=False, whole=True)
+            request.number = index
+            self.add(request)
         self.scheduler.chunk = max(self.chunk, OFFLINE_CHUNK)
         self.scheduler.patience = max(1, min(self.rows, n * len(prompts)) // 8)
 
@@ -114,23 +113,20 @@ class Engine(Loop):
         self.held = [output for output in found if output.id not in ids]
         return [output for output in found if output.id in ids]
 
-    def completion(self, pieces: Sequence[Output]) -> Completion:
-        """A finished answer as a record; its text ends before the end token, a stop string or a
+    def completion(self, output: Output) -> Completion:
+        """A whole answer as a record; its text ends before the end token, a stop string or a
         made-up tag. The error that ended an answer is raised.
         """
-        last = pieces[-1]
-        if last.error is not None:
-            raise last.error
-        assert last.finish is not None and last.finish != "error"
-        drawn = [token for piece in pieces for token in piece.drawn]
-        text = before_tag("".join(piece.text for piece in pieces), self.tokenizer)
-        tops = tuple(token.tops for token in drawn)
+        if output.error is not None:
+            raise output.error
+        assert output.finish is not None and output.finish != "error"
+        tops = tuple(token.tops for token in output.drawn)
         return Completion(
-            text,
-            tuple(token.id for token in drawn),
-            tuple(token.logprob for token in drawn),
-            last.finish,
-            last.stop_reason,
+            before_tag(output.text, self.tokenizer),
+            tuple(output.ids),
+            tuple(token.logprob for token in output.drawn),
+            output.finish,
+            output.stop_reason,
             tops if any(tops) else (),
         )
 

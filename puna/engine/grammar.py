@@ -15,7 +15,7 @@ from torch import Tensor
 
 from puna.errors import InputError
 from puna.text.completion import Grammar
-from puna.text.tokenizer import Tokenizer
+from puna.text.tokenizer import SentencePieceTokenizer, Tokenizer
 
 MAX_DEPTH = 64  # objects and lists inside one another in a JSON schema
 KEPT = 32  # compiled grammars that are kept
@@ -43,17 +43,21 @@ class Grammars:
         self._eos_id = tokenizer.eos_id
         self._allowed = torch.tensor([bool(piece) for piece in self._vocabulary.tokens])
         self._allowed[self._eos_id] = True
-        self._kept: OrderedDict[Grammar, GrammarState] = OrderedDict()
+        self._first = self._allowed
+        if isinstance(tokenizer, SentencePieceTokenizer):  # a space that begins a text is lost
+            spaced = [piece.startswith(b" ") for piece in self._vocabulary.tokens]
+            self._first = self._allowed & ~torch.tensor(spaced)
+        self.kept: OrderedDict[Grammar, GrammarState] = OrderedDict()
 
     def compile(self, grammar: Grammar) -> "GrammarState":
         """The beginning of a grammar, for one answer.
 
         InputError if it makes no sense, has something llguidance does not know, or costs too much.
         """
-        state = self._kept.pop(grammar, None) or self._compile(grammar)
-        self._kept[grammar] = state
-        if len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
+        state = self.kept.pop(grammar, None) or self._compile(grammar)
+        self.kept[grammar] = state
+        if len(self.kept) > KEPT:
+            self.kept.popitem(last=False)
         return state.fresh()
 
     def _compile(self, grammar: Grammar) -> "GrammarState":
@@ -61,17 +65,25 @@ class Grammars:
             self._library, _translated(grammar), log_level=0, limits=LIMITS
         )
         if matcher.is_error():
-            raise InputError(f"{grammar.kind}: {matcher.get_error()[:300]}")
-        return GrammarState(matcher, self._allowed, self._eos_id)
+            raise InputError(f"{grammar.kind}: {_reason(matcher)}")
+        state = GrammarState(matcher, self._allowed, self._eos_id, self._first)
+        state.mask()  # what fails at the first token fails here
+        if state.finished and not matcher.is_accepting():
+            raise InputError(f"{grammar.kind}: no text can obey it")
+        return state
 
 
 class GrammarState:
     """How far one answer has come in its grammar."""
 
-    def __init__(self, matcher: Any, allowed: Tensor, eos_id: int) -> None:
-        """Begin at the beginning; `allowed` [V] are the tokens that have text, and the end."""
+    def __init__(self, matcher: Any, allowed: Tensor, eos_id: int, first: Tensor) -> None:
+        """Begin at the beginning; `allowed` [V] are the tokens that have text, and the end.
+
+        `first` [V] are those whose text is the same at the beginning of an answer.
+        """
         self._start, self._matcher = matcher, matcher.deep_copy()
         self._allowed, self._eos_id = allowed, eos_id
+        self._first, self._begun = first, False
 
     @property
     def finished(self) -> bool:
@@ -80,12 +92,12 @@ class GrammarState:
 
     def fresh(self) -> "GrammarState":
         """The beginning of the same grammar, for another answer."""
-        return GrammarState(self._start, self._allowed, self._eos_id)
+        return GrammarState(self._start, self._allowed, self._eos_id, self._first)
 
     def copy(self) -> "GrammarState":
         """The same place in the grammar; neither moves the other."""
-        state = GrammarState(self._start, self._allowed, self._eos_id)
-        state._matcher = self._matcher.deep_copy()
+        state = self.fresh()
+        state._matcher, state._begun = self._matcher.deep_copy(), self._begun
         return state
 
     def mask(self) -> Tensor:
@@ -93,21 +105,33 @@ class GrammarState:
 
         InputError if the grammar costs too much here, or no token leads on.
         """
-        if self.finished:
-            mask = torch.zeros_like(self._allowed)
+        mask = torch.zeros_like(self._allowed)
+        if not self.finished:
+            bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+            found = np.unpackbits(bits, count=len(self._allowed), bitorder="little")
+            mask = torch.from_numpy(found).bool() & self._allowed
+            mask &= self._allowed if self._begun else self._first
+        self._refuse_errors()
+        if self.finished:  # which computing the mask may have found out
+            mask[:] = False
             mask[self._eos_id] = True
-            return mask
-        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        found = np.unpackbits(bits, count=len(self._allowed), bitorder="little")
-        mask = torch.from_numpy(found).bool() & self._allowed
         if not mask.any():
             raise InputError("grammar: no token leads on from here")
         return mask
 
     def advance(self, id: int) -> None:
-        """Take the token that was drawn; ValueError if the grammar does not allow it."""
-        if not self.finished and not self._matcher.consume_token(id):
-            raise ValueError(f"id {id} is not allowed: {self._matcher.get_error()}")
+        """Take the token that was drawn; after the end any token, which changes nothing.
+
+        InputError if the grammar costs too much here, or does not allow the token.
+        """
+        if not self.finished:
+            self._begun = True
+            self._matcher.consume_token(id)
+            self._refuse_errors()
+
+    def _refuse_errors(self) -> None:
+        if self._matcher.is_error():
+            raise InputError(f"grammar: {_reason(self._matcher)}")
 
 
 class _Vocabulary(llguidance.TokenizerWrapper):
@@ -135,14 +159,44 @@ def _spelled(tokenizer: Tokenizer, id: int) -> bytes:
 
 
 def _translated(grammar: Grammar) -> str:
-    """The grammar in llguidance's own form; InputError for a schema that is refused."""
+    """The grammar in llguidance's own form; InputError for a schema that is refused.
+
+    Texts without a choice are not computed ahead: a regular expression may ask for millions of
+    letters.
+    """
+    rules = grammar.text
     if grammar.kind == "regex":
-        return str(llguidance.LLMatcher.grammar_from_regex(grammar.text))
-    if grammar.kind == "lark":
-        return str(llguidance.LLMatcher.grammar_from_lark(grammar.text))
+        rules = f"start: /{llguidance.regex_to_lark(grammar.text)}/"
+    elif grammar.kind == "json_schema":
+        rules = f"start: %json {json.dumps(_schema(grammar.text))}"
+    elif "%llguidance" in rules:
+        raise InputError("lark: %llguidance is not allowed, expected rules only")
+    head = '%llguidance {"no_forcing": true}'
+    return str(llguidance.LLMatcher.grammar_from_lark(f"{head}\n{rules}\n"))
+
+
+def _schema(text: str) -> dict[str, Any]:
+    """A JSON schema with the form that answers have; InputError if it is none or too deep."""
     try:
-        schema = json.loads(grammar.text)
-    except (ValueError, RecursionError) as error:
+        schema = json.loads(text)
+    except ValueError as error:
         raise InputError(f"json_schema: is not JSON: {error}") from None
-    form: Any = {"whitespace_flexible": False, "lenient": False}
-    return str(llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=form))
+    except RecursionError:
+        raise InputError(f"json_schema: is nested deeper than {MAX_DEPTH}") from None
+    if not isinstance(schema, dict):
+        raise InputError("json_schema: is not an object, expected an object")
+    level: list[Any] = [schema]
+    for _ in range(MAX_DEPTH):
+        parts = [part.values() if isinstance(part, dict) else part for part in level]
+        level = [x for part in parts for x in part if isinstance(x, dict | list)]
+    if level:
+        raise InputError(f"json_schema: is nested deeper than {MAX_DEPTH}")
+    return {**schema, "x-guidance": {"whitespace_flexible": False, "lenient": False}}
+
+
+def _reason(matcher: Any) -> str:
+    """What llguidance says is wrong, in a few words."""
+    lines = str(matcher.get_error()).split("\n")
+    if lines[0].startswith("panic"):
+        return "cannot be read"
+    return lines[0][:200]

@@ -11,7 +11,7 @@ from puna.engine.packing import runner_for
 from puna.engine.proposals import Draft, Guesses
 from puna.engine.runner import Runner
 from puna.engine.scheduler import CHUNK, Scheduler
-from puna.engine.sequence import Finish, Request
+from puna.engine.sequence import Ends, Finish, Request
 from puna.engine.sequence import Sequence as Answer
 from puna.engine.step import Output, Step
 from puna.engine.stops import Stops
@@ -69,7 +69,7 @@ class Loop:
     @property
     def model(self) -> Transformer:
         """The module that answers. AttributeError where a packed model does."""
-        return self.runner.model  # type: ignore[attr-defined,no-any-return]
+        return self.runner.model  # type: ignore[attr-defined]
 
     def load(self, model: Transformer | Runner) -> None:
         """Answer with other weights from now on. A packed model is packed again; else nothing is
@@ -109,11 +109,12 @@ class Loop:
             self.grammars = Grammars(self.tokenizer)
         compiled = self.grammars.compile(grammar) if grammar and self.grammars else None
         now = time.monotonic()
+        stops = Ends if request.whole and not request.params.stop else Stops
         answers = []
         for sample in range(request.n):
             answer = Answer(request, sample, limit)
             answer.grammar = compiled.fresh() if compiled else None
-            answer.stops = Stops(self.tokenizer, request.params)
+            answer.stops = stops(self.tokenizer, request.params)
             answer.timings.arrived = now
             answers.append(answer)
         answers[0].followers = answers[1:]
@@ -163,7 +164,8 @@ class Loop:
     def end(self, answer: Answer, finish: Finish, error: Exception | None = None) -> Output:
         """Take an answer out, whatever it was doing, and say so."""
         answer.finish, answer.error = finish, error
-        return self.last(answer, Output(answer.request.id, answer.sample))
+        output = answer.output or Output(answer.request.id, answer.sample)
+        return self.last(answer, output)
 
     def last(self, answer: Answer, output: Output) -> Output:
         """Fill in the last Output of an answer, and give back what it held."""
@@ -235,8 +237,7 @@ class Loop:
     def reserve(self) -> None:
         """Make an elastic cache large enough for all that may run at once."""
         runner = self.runner
-        elastic = isinstance(runner, TorchRunner) and runner.elastic
-        if not (elastic and self.scheduler.fresh):
+        if not (isinstance(runner, TorchRunner) and runner.elastic and self.scheduler.fresh):
             return
         self.scheduler.fresh = False
         answers = self.scheduler.sequences()

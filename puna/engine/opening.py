@@ -17,6 +17,7 @@ from puna.engine.figures import available_bytes
 from puna.engine.runner import Runner
 from puna.engine.torch_runner import TorchRunner
 from puna.errors import InputError
+from puna.kernels import gpu
 from puna.model import adapters, checkpoint, folders, lora, peft, places
 from puna.model.lora import LoraConfig
 from puna.model.presets import cache_bytes_per_token
@@ -25,7 +26,7 @@ from puna.model.transformer import rotary_table
 from puna.text.gguf import is_gguf
 from puna.text.tokenizer import Tokenizer
 
-KINDS = ("int8", "int4", "bfloat16", "float32")  # what the native kernels can hold
+CODED = ("int8", "int4", "fp8")
 LEAST_BLOCKS = 4
 LEAST_BYTES = 64 << 20  # a cache is not made smaller than this by default
 GUESSED = 4  # answers that a draft model guesses for at the same time
@@ -122,11 +123,12 @@ def open_runner(
     to hold them that changes nothing. InputError: a kind that this machine has no kernels for, a
     damaged model, an adapter of another.
     """
-    gpu = torch.cuda.is_available()
-    packed = quant != "none" and not gpu and native_kernels() is not None
+    there = torch.cuda.is_available()
+    packed = quant != "none" and not there and native_kernels() is not None
     kind, pool = chosen_kind(found, quant, packed), pool or Pool(1)
-    if kind == "fp8" and not gpu:
-        raise InputError("quant: fp8 needs a GPU, expected int8, int4, bfloat16 or float32")
+    gpu.refuse_kind(kind, "cuda" if there else "cpu")
+    if kind in CODED and not packed and named:
+        raise InputError(f"adapter: cannot be used with quant {kind} on this machine")
     added = {name: read_adapter(path, found) for name, path in (named or {}).items()}
     if packed:
         runner, token_bytes = open_native(found, kind, pool, threads)
@@ -177,7 +179,7 @@ def open_module(found: Found, kind: str, pool: Pool, frozen: bool) -> tuple[Torc
     Rows that decode are held twice, in the blocks and as attention reads them: both are counted.
     """
     args = found.source.args
-    if kind in ("int8", "int4", "fp8") and not torch.cuda.is_available():
+    if kind in CODED and not torch.cuda.is_available():
         raise InputError(f"quant: {kind} needs the native kernels, which are not there")
     dtype = torch.float32 if kind == "float32" else torch.bfloat16
     token_bytes = 2 * cache_bytes_per_token(args, dtype.itemsize)
@@ -185,6 +187,8 @@ def open_module(found: Found, kind: str, pool: Pool, frozen: bool) -> tuple[Torc
     model = checkpoint.from_source(found.source, dtype).eval()
     if torch.cuda.is_available():
         model = model.to("cuda")
+    if kind in CODED:
+        gpu.quantise_linears(model, kind)
     if frozen:
         lora.freeze(model)
     return TorchRunner(model, blocks), token_bytes

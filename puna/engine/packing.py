@@ -42,4 +42,5 @@ def tensor_of(model: Transformer, name: str) -> Tensor:
         return layer.dense()
     if isinstance(layer, QuantLinear):
         return layer.dense(torch.float32)
-    return getattr(layer, last).detach()  # type: ignore[no-any-return]
+    weight: Tensor = getattr(layer, last)
+    return weight.detach()

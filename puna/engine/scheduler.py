@@ -101,6 +101,9 @@ class Scheduler:
         for sequence in list(self.running):
             if sequence.turn == 0 or sequence.left != 1 or not sequence.ids:
                 continue  # was preempted in this step, or is still reading its prompt
+            if propose is None and self.ready(sequence):
+                works.append(Work(sequence, sequence.computed, 1, 1))
+                continue
             proposed = propose(sequence) if propose else []
             if proposed and not self.cover(sequence, sequence.length + len(proposed)):
                 proposed = []
@@ -196,6 +199,12 @@ class Scheduler:
             follower.timings.cached_tokens = sequence.computed
             self.run(follower)
         return started
+
+    def ready(self, sequence: Sequence) -> bool:
+        """Whether the block of the newest token is there, and nobody else's."""
+        place = sequence.computed // BLOCK
+        blocks = sequence.blocks
+        return place < len(blocks) and self.blocks.references[blocks[place]] == 1
 
     def cover(self, sequence: Sequence, tokens: int) -> bool:
         """Blocks of its own for what a sequence writes up to `tokens`; False if there are too few.

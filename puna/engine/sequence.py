@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from puna.engine.blocks import BLOCK, next_key, root_key
 from puna.text.completion import SamplingParams
+from puna.text.tokenizer import Tokenizer
 
 Finish = Literal["stop", "length", "cancelled", "deadline", "error"]
 
@@ -38,6 +39,35 @@ class Request:
     prompt_logprobs: int | None = None
     speculate: bool = True
     number: int = 0
+    whole: bool = False  # nobody looks at its text before the end
+
+
+class Ends:
+    """`puna.engine.stops.Stops` for an answer without stop strings, all of whose text comes last.
+
+    It costs next to nothing a token.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, params: SamplingParams):
+        self.finish: str | None = None
+        self.reason: int | None = None
+        self.decode, self.stop_ids = tokenizer.decode, params.stop_ids
+        self.eos_id = None if params.ignore_eos else tokenizer.eos_id
+        self.ids: list[int] = []
+
+    def push(self, token: int) -> str:
+        """Take one id; the text, if that ends the answer."""
+        if token in self.stop_ids:
+            self.finish, self.reason = "stop", token
+        elif token == self.eos_id:
+            self.finish = "stop"
+        else:
+            self.ids.append(token)
+        return self.flush() if self.finish else ""
+
+    def flush(self) -> str:
+        """The text."""
+        return self.decode(self.ids)
 
 
 @dataclass(eq=False)
@@ -84,7 +114,8 @@ class Sequence:
     stop_reason: str | int | None = None
     error: Exception | None = None
     grammar: Any = None  # a GrammarState
-    stops: Any = None  # a Stops: what may be shown, and what ends the answer
+    stops: Any = None  # a Stops or Ends: what may be shown, and what ends the answer
+    output: Any = None  # the Output of one that is told at its end
     # where its keys and values are
     blocks: list[int] = field(default_factory=list)
     computed: int = 0
@@ -98,29 +129,21 @@ class Sequence:
 
     def __post_init__(self) -> None:
         """Seed the random numbers."""
+        self.params: SamplingParams = self.request.params
+        self.prompt_ids: list[int] = self.request.prompt_ids
         seed = answer_seed(self.request.params.seed, self.request.number, self.sample)
         self.source = random.Random(seed)
         self.ahead: deque[float] = deque()  # numbers that were looked at and not used yet
 
     @property
-    def params(self) -> SamplingParams:
-        """How its tokens are drawn."""
-        return self.request.params
-
-    @property
-    def prompt_ids(self) -> list[int]:
-        """The tokens that it answers."""
-        return self.request.prompt_ids
-
-    @property
     def length(self) -> int:
         """Tokens of prompt and answer so far."""
-        return len(self.request.prompt_ids) + len(self.ids)
+        return len(self.prompt_ids) + len(self.ids)
 
     @property
     def left(self) -> int:
         """Tokens whose keys and values are still to be computed; 1 while it is decoding."""
-        return self.length - self.computed
+        return len(self.prompt_ids) + len(self.ids) - self.computed
 
     @property
     def scoring(self) -> bool:
@@ -129,7 +152,7 @@ class Sequence:
 
     def tokens(self, start: int, stop: int) -> list[int]:
         """Tokens start .. stop-1 of prompt and answer."""
-        prompt = self.request.prompt_ids
+        prompt = self.prompt_ids
         if start >= len(prompt):
             return self.ids[start - len(prompt) : stop - len(prompt)]
         return prompt[start:stop] + self.ids[: max(0, stop - len(prompt))]
@@ -149,8 +172,10 @@ class Sequence:
 
     def push(self, token: int) -> None:
         """Append a drawn token, which uses up a random number."""
-        self.peek(0)
-        self.ahead.popleft()
+        if self.ahead:
+            self.ahead.popleft()
+        else:  # a token that was not drawn, but has its number all the same
+            self.source.getrandbits(24)
         self.ids.append(token)
 
     def block_keys(self, tokens: int) -> list[bytes]:

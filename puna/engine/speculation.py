@@ -4,7 +4,7 @@ A guess is compared with the token that is drawn from the model's own logits wit
 next random number. It is kept exactly where it is that token, so an answer is the same bit for bit
 with and without guesses, and with any guesses: only its speed depends on them. Guesses come from
 what stood in the text before (`Lookup`) or from a small model that draws with the same random
-numbers (`Shadow`): coupled draws agree as often as the two distributions allow, nearly.
+numbers (`Shadow`), so the closer its distribution is to the model's, the more often they agree.
 """
 
 import random

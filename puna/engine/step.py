@@ -89,17 +89,17 @@ class Step:
 
     def heads(self, works: Sequence[Work], logits: Tensor) -> list["Head"]:
         """The answers that can draw now; a prompt that is read starts its other samples."""
-        heads, first = [], 0
+        heads, first, scheduler = [], 0, self.scheduler
         for work in works:
             answer = work.sequence
             answer.computed = work.start + work.count
-            self.scheduler.keep(answer)
-            if answer.scoring:
+            scheduler.keep(answer)
+            if not answer.ids and answer.scoring:
                 self.score(work, logits[first : first + work.wanted])
             if answer.left == 0:
                 place = first + work.wanted - 1 - len(work.proposed)
                 heads.append(Head(answer, place, work.proposed))
-                for follower in self.scheduler.fork(answer):
+                for follower in scheduler.fork(answer) if answer.followers else ():
                     follower.timings.admitted = answer.timings.admitted
                     heads.append(Head(follower, place, []))
             first += work.wanted
@@ -112,7 +112,7 @@ class Step:
         following = prompt[work.start + 1 : work.start + work.count + 1]
         tops = answer.request.prompt_logprobs or 0
         answer.scored += scored(logits[: len(following)], following, tops)
-        if len(answer.scored) == len(prompt):
+        if answer.left == 0:
             self.output(answer).prompt_logprobs = answer.scored
 
     def draws(self, heads: list["Head"], logits: Tensor) -> None:
@@ -141,7 +141,7 @@ class Step:
         try:
             return list(draw(chosen, answers, self.eos_id))
         except Undrawable as found:
-            return [found.faults.get(i) or found.drawn[i] for i in range(len(answers))]
+            return [found.faults.get(i) or one for i, one in enumerate(found.drawn)]  # type: ignore[misc]
         except Exception:
             return [self.alone(chosen[i : i + 1], answer) for i, answer in enumerate(answers)]
 
@@ -173,16 +173,18 @@ class Step:
             finish = "length"
         if finish:
             answer.finish, answer.stop_reason = finish, answer.stops.reason
-            self.last(answer, output)
+            self.outputs[answer] = self.last(answer, output)
         return finish is None
 
     def fail(self, answer: Answer, error: Exception) -> None:
         """End an answer with an error."""
         answer.finish, answer.error = "error", error
-        self.last(answer, self.output(answer))
+        self.outputs[answer] = self.last(answer, self.output(answer))
 
     def output(self, answer: Answer) -> Output:
-        """This step's Output of an answer."""
+        """This step's Output of an answer; the only one, where nobody looks before the end."""
+        if answer.request.whole:
+            return answer.output or begun(answer)
         if answer not in self.outputs:
             self.outputs[answer] = Output(answer.request.id, answer.sample)
         return self.outputs[answer]
@@ -209,6 +211,12 @@ class Head:
         """The draw behind a right guess."""
         self.place += 1
         return self
+
+
+def begun(answer: Answer) -> Output:
+    """An Output that an answer keeps until it ends."""
+    answer.output = output = Output(answer.request.id, answer.sample)
+    return output
 
 
 def scored(logits: Tensor, following: Sequence[int], tops: int) -> list[Drawn]:

@@ -23,6 +23,7 @@ class Stops:
 
     A tag of the chat format, which a model made up, ends what is shown but not the answer: its
     tokens go on until something ends it, and `silent` is True (`before_tag` has the same rule).
+    In an answer with a grammar a tag is text like any other: cut, it would not be what was asked.
     All pieces joined are the text up to that end; blanks around it are left in.
     """
 
@@ -35,7 +36,8 @@ class Stops:
         self._eos = None if params.ignore_eos else tokenizer.eos_id
         self._min_tokens, self._count = params.min_tokens, 0
         self._decoder = StreamDecoder(tokenizer)
-        self._finder = finder(params.stop, tag_names(tokenizer))
+        tags = () if params.grammar else tag_names(tokenizer)
+        self._finder = finder(params.stop, tags)
         self._state, self._held = 0, ""
 
     def push(self, id: int) -> str:

@@ -41,19 +41,19 @@ def cache_over(args: ModelArgs, storage: Tensor, used: int) -> Cache:
 class Dense:
     """Keys and values of the decoding rows, without holes: row i is that of owners[i].
 
-    They start as zeros, because even a masked column is multiplied (by a weight of 0).
+    A row starts as zeros, because even a masked column is multiplied (by a weight of 0).
     """
 
     def __init__(self, args: ModelArgs, like: Tensor):
         self.args, self.like = args, like
         self.owners: list[int] = []
-        self.storage = self.zeros(0, 0)
+        self.storage = self.room(0, 0)
 
-    def zeros(self, rows: int, length: int) -> Tensor:
-        """Room for so many rows of so many tokens."""
+    def room(self, rows: int, length: int) -> Tensor:
+        """Room for so many rows of so many tokens; it may hold anything."""
         args = self.args
         shape = (2, args.n_layers, rows, args.kv_heads, length, args.head_dim)
-        return self.like.new_zeros(shape)
+        return self.like.new_empty(shape)
 
     def hold(self, rows: Sequence[Row], pages: Tensor, width: int) -> list[Row]:
         """Make the rows those of these owners, reading in the new ones; returns them in order.
@@ -90,8 +90,9 @@ class Dense:
             have_rows = rows
         if length > have_length:
             have_length = min(length * 5 // 4 + BLOCK, self.args.max_seq_len + BLOCK)
-        old, self.storage = self.storage, self.zeros(have_rows, have_length)
+        old, self.storage = self.storage, self.room(have_rows, have_length)
         count = len(self.owners)
+        self.storage[:, :, :count, :, old.shape[4] :].zero_()
         self.storage[:, :, :count, :, : old.shape[4]].copy_(old[:, :, :count])
 
 
@@ -132,18 +133,18 @@ class TorchRunner:
     @torch.inference_mode()
     def load(self, model: Transformer) -> None:
         """Compute with another model of the same shape, or any shape while nothing is reserved."""
-        self.model, args, weight = model, model.args, model.output.weight
+        self.model, args, weight = model, model.args, model.tok_embeddings.weight
         self.vocab_size, self.context = args.vocab_size, args.max_seq_len
         self.device = weight.device
         self.dense: dict[str | None, Dense] = {}
         shape = (self.n_blocks, BLOCK, 2, args.n_layers, args.kv_heads, args.head_dim)
-        self.pages = torch.zeros(shape, dtype=weight.dtype, device=self.device)
+        self.pages = torch.empty(shape, dtype=weight.dtype, device=self.device)
 
     @torch.inference_mode()
     def reserve(self, blocks: int) -> None:
         """Make the cache `blocks` large. A larger one keeps what was there; 0 drops all."""
         old, self.n_blocks = self.pages, blocks
-        self.pages = old.new_zeros(blocks, *old.shape[1:])
+        self.pages = old.new_empty(blocks, *old.shape[1:])
         self.pages[: len(old)].copy_(old[:blocks])
         if blocks == 0:
             self.dense = {}
@@ -199,7 +200,7 @@ class TorchRunner:
             places: list[int] = []
             for group, hidden in self.groups(model, name, [r for r in rows if r.adapter == name]):
                 length = hidden.shape[1]
-                picked = []
+                picked: list[int] = []
                 for place, row in enumerate(group):
                     last = place * length + len(row.tokens)
                     picked += range(last - row.wanted, last)
@@ -240,10 +241,12 @@ class TorchRunner:
         return result
 
     def fresh(self, args: ModelArgs, rows: Sequence[Row]) -> Tensor:
-        """Room for the keys and values of rows that are not decoding."""
-        return Dense(args, self.pages).zeros(
-            len(rows), rounded(max(row.start + len(row.tokens) for row in rows))
-        )
+        """Room for the keys and values of rows that are not decoding.
+
+        Every column is written before it is looked at: by `read`, by a token, or by padding.
+        """
+        width = max(row.start + len(row.tokens) for row in rows)
+        return Dense(args, self.pages).room(len(rows), width)
 
     def compute(self, model: Transformer, storage: Tensor, rows: Sequence[Row]) -> Tensor:
         """One pass over rows, the first in `storage` with their earlier keys: [rows, T, dim].

@@ -81,7 +81,8 @@ class Decoder:
 
     tensors: gives a weight by Meta's name. rope: the rotary table exp(i angle), complex64
     [max_seq_len, head_dim / 2]. The cache holds float32 for float32 weights and half precision for
-    all others; with int4 the embedding and the output matrix are kept in int8.
+    all others; with int4 the embedding and the output matrix are kept in int8. importance: by a
+    matrix's name, what an error in each of its inputs costs (`puna.model.importance`).
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Decoder:
         *,
         rope: Tensor,
         isa: str | None = None,
+        importance: Mapping[str, Tensor] | None = None,
     ):
         if kind not in native.KINDS:
             raise InputError(f"kind is {kind!r}, expected one of {', '.join(native.KINDS)}")
@@ -111,11 +113,11 @@ class Decoder:
         self._slots: dict[str, int] = {}
         self._kept: dict[int, list[Tensor]] = {}  # the tensors of every adapter's slot
         self._rope = torch.view_as_real(rope.to(torch.complex64)).contiguous()
-        self._weights(tensors)
+        self._weights(tensors, importance or {})
         self._allocate_cache()
         self._start()
 
-    def _weights(self, tensors: Callable[[str], Tensor]) -> None:
+    def _weights(self, tensors: Callable[[str], Tensor], importance: Mapping[str, Tensor]) -> None:
         """Pack every matrix: wq|wk|wv and w1|w3 as one, each part of the latter padded."""
         args = self.args
         q, kv = args.n_heads * args.head_dim, args.kv_heads * args.head_dim
@@ -150,8 +152,13 @@ class Decoder:
                 F.pad(part[f"feed_forward.{n}"], (0, 0, 0, -args.ffn_dim % GROUP))
                 for n in ("w1", "w3")
             ]
-            for weight in (together, part["attention.wo"], torch.cat(up), part["feed_forward.w2"]):
-                self.matrices.append(Matrix.pack(weight, self.kind))
+            of_input = {  # matrices that read the same inputs are one
+                **{"attention.wq": together, "attention.wo": part["attention.wo"]},
+                **{"feed_forward.w1": torch.cat(up), "feed_forward.w2": part["feed_forward.w2"]},
+            }
+            for name, weight in of_input.items():
+                counts = importance.get(f"layers.{number}.{name}.weight")
+                self.matrices.append(Matrix.pack(weight, self.kind, counts))
             self._norms += [norm(f"layers.{number}.{n}") for n in ("attention_norm", "ffn_norm")]
         self._norms.append(norm("norm"))
 

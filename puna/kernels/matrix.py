@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from puna.kernels import native, pack
+from puna.kernels import native, pack, reference
 from puna.kernels.native import GROUP, KINDS, LANES, MatrixRecord
+from puna.kernels.pack import Quantised
 
 ROWS = pack.ROWS
 
@@ -21,7 +22,7 @@ class Matrix:
     cols: int
     codes: Tensor  # flat uint8
     scales: Tensor | None  # flat float16
-    zeros: Tensor | None  # flat uint8, two a byte
+    zeros: Tensor | None  # flat uint8, in sixteenths of a code
 
     @classmethod
     def pack(cls, weight: Tensor, kind: str, importance: Tensor | None = None) -> "Matrix":
@@ -44,8 +45,8 @@ class Matrix:
             raise ValueError(f"{len(side)} tensors beside the codes do not make {kind}")
         if any(tensor.shape != (codes.shape[0], groups) for tensor in side):
             raise ValueError(f"scales or zeros are not [{codes.shape[0]}, {groups}]")
-        if kind == "int4" and (codes.max() > 15 or zeros is None or zeros.max() > 15):
-            raise ValueError("a 4-bit code or zero point is above 15")
+        if kind == "int4" and codes.max() > 15:
+            raise ValueError("a 4-bit code is above 15")
         if kind == "int8" and codes.min() < -127:
             raise ValueError("an 8-bit code is below -127")
         return cls(kind, codes.shape[0], cols, *pack.interleave(codes, scales, zeros))
@@ -69,15 +70,23 @@ class Matrix:
             *rest,
         )
 
+    def separate(self) -> Quantised:
+        """Codes [rows, cols padded], scales and zeros [rows, groups] (`pack.separate`)."""
+        groups = -(-self.cols // GROUP)
+        return pack.separate(self.rows, groups, self.codes, self.scales, self.zeros)
+
     def matmul(self, x: Tensor, threads: int | None = None, isa: str | None = None) -> Tensor:
         """x [T, cols] float32 times the matrix, [T, rows] float32.
 
         The integer kinds round each group of 32 activations to 8 bits. A token's result does not
-        depend on the other tokens, the threads or the instruction set.
+        depend on the other tokens, the threads or the instruction set. Without the library torch
+        computes it (`reference.product`).
         """
         if x.ndim != 2 or x.shape[1] != self.cols:
             raise ValueError(f"x has shape {list(x.shape)}, expected [T, {self.cols}]")
         x = native.floats(x, "x")
+        if native.library() is None:
+            return reference.product(x, *self.separate())
         out = torch.empty(x.shape[0], self.rows)
         if len(x):
             call = native.loaded().puna_multiply
@@ -93,6 +102,8 @@ class Matrix:
         """The rows of these numbers [n], float32 [n, cols]."""
         if ids.ndim != 1 or (len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.rows):
             raise ValueError(f"ids are not a list of numbers in 0..{self.rows - 1}")
+        if native.library() is None:
+            return pack.dense(*self.separate())[ids, : self.cols]
         ids = ids.to(torch.int32).contiguous()
         out = torch.empty(len(ids), self.cols)
         call = native.loaded().puna_read_rows

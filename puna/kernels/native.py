@@ -24,7 +24,7 @@ from puna.errors import InputError
 LOG = logging.getLogger(__name__)
 ISAS = ("avx512", "avx2", "neon", "plain")  # the library's numbers, best first
 KINDS = ("float32", "bfloat16", "int8", "int4")  # the library's numbers
-VERSION = 1  # of the records and calls; the library says its own
+VERSION = 2  # of the records and calls; the library says its own
 GROUP = 32  # inputs that share a scale
 LANES = 16  # rows side by side in a packed matrix, tokens in a block of the cache
 MAX_QUERIES = 8

@@ -1,11 +1,9 @@
 """Weights rounded to few bits, and the order in which the kernels read them.
 
-`quantise` and `dense` are inverse up to rounding and know nothing of the order; `interleave` puts
-codes [out, in] into blocks of 16 rows and groups of 32 inputs (`cpp/types.h`). Rows are padded to a
+`quantise` (`puna.kernels.quantise`) and `dense` know nothing of the order; `interleave` puts codes
+[out, in] into blocks of 16 rows and groups of 32 inputs (`cpp/types.h`). Rows are padded to a
 multiple of 32, inputs to a multiple of 32, with weights of zero.
 
-int8: w = scale * code, code in -127..127, one half-precision scale per row and group.
-int4: w = scale * (code - zero), code and zero in 0..15.
 """
 
 import torch
@@ -13,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from puna.errors import InputError
+from puna.kernels.quantise import ZERO_STEPS
+from puna.kernels.quantise import quantise as few_bits
 
 GROUP, LANES = 32, 16
 ROWS = 32  # to whose multiple rows are padded: a float tile is two blocks high
-TRIES = 12  # of the range of a group of 4-bit codes
 KINDS = ("float32", "bfloat16", "int8", "int4")
 
 Quantised = tuple[Tensor, Tensor | None, Tensor | None]
@@ -33,55 +32,11 @@ def quantise(weight: Tensor, kind: str, importance: Tensor | None = None) -> Qua
         raise InputError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
     if weight.ndim != 2:
         raise ValueError(f"weight has shape {list(weight.shape)}, expected [out, in]")
-    padded = F.pad(weight.detach().float(), (0, -weight.shape[1] % GROUP))
     if kind in ("float32", "bfloat16"):
-        return padded.to(getattr(torch, kind)), None, None
-    groups = padded.unflatten(1, (-1, GROUP))
-    if not groups.isfinite().all():
-        raise ValueError("weight has a value that is not finite")
-    if kind == "int8":
-        scale = half(groups.abs().amax(-1) / 127)
-        codes = (groups * inverse(scale)[..., None]).round().clamp(-127, 127).to(torch.int8)
-        return codes.flatten(1), scale, None
-    weights = torch.ones(padded.shape[1]) if importance is None else importance.float()
-    weights = F.pad(weights, (0, padded.shape[1] - len(weights))).view(-1, GROUP)
-    return four_bits(groups, weights)
-
-
-def half(scale: Tensor) -> Tensor:
-    """A scale in half precision, never rounded to infinity."""
-    return scale.clamp(max=65504).half()
-
-
-def inverse(scale: Tensor) -> Tensor:
-    """1 / scale in float32; 0 where the scale is 0."""
-    wide = scale.float()
-    return torch.where(wide > 0, 1 / wide, 0)
-
-
-def four_bits(groups: Tensor, weights: Tensor) -> Quantised:
-    """Groups [out, groups, 32] as 4-bit codes, with the range that has the least squared error.
-
-    The range of a group (zero included) is narrowed step by step: a few clipped weights often cost
-    less than coarse steps for all.
-    """
-    low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
-    best = torch.full_like(low, torch.inf)
-    codes = torch.zeros(groups.shape, dtype=torch.uint8)
-    scales, zeros = torch.zeros_like(low).half(), torch.zeros_like(low).to(torch.uint8)
-    for step in range(TRIES):
-        scale = half((high - low) * (1 - 0.04 * step) / 15)
-        up = inverse(scale)
-        zero = (-low * (1 - 0.04 * step) * up).round().clamp(0, 15)
-        code = (groups * up[..., None] + zero[..., None]).round().clamp(0, 15)
-        error = (code - zero[..., None]) * scale.float()[..., None] - groups
-        loss = (error.square() * weights).sum(-1)
-        better = loss < best
-        best = torch.where(better, loss, best)
-        codes = torch.where(better[..., None], code.to(torch.uint8), codes)
-        scales = torch.where(better, scale, scales)
-        zeros = torch.where(better, zero.to(torch.uint8), zeros)
-    return codes.flatten(1), scales, zeros
+        wide = F.pad(weight.detach().float(), (0, -weight.shape[1] % GROUP))
+        return wide.to(getattr(torch, kind)), None, None
+    codes, scales, zeros = few_bits(weight, kind, importance)
+    return F.pad(codes, (0, -weight.shape[1] % GROUP)), scales, zeros
 
 
 def dense(codes: Tensor, scales: Tensor | None, zeros: Tensor | None) -> Tensor:
@@ -90,7 +45,7 @@ def dense(codes: Tensor, scales: Tensor | None, zeros: Tensor | None) -> Tensor:
         return codes.float()
     groups = codes.float().unflatten(1, (-1, GROUP))
     if zeros is not None:
-        groups = groups - zeros.float()[..., None]
+        groups = groups - zeros.float()[..., None] / ZERO_STEPS
     return (groups * scales.float()[..., None]).flatten(1)
 
 
@@ -107,8 +62,7 @@ def interleave(codes: Tensor, scales: Tensor | None, zeros: Tensor | None) -> Qu
         return laid, scale_order, None
     pairs = laid.view(-1, 2, GROUP // 2 * LANES)  # inputs 0..15 of a group, inputs 16..31
     packed = pairs[:, 0] | pairs[:, 1] << 4
-    zeros = F.pad(zeros, (0, zeros.shape[1] % 2, 0, rows)).unflatten(1, (-1, 2))
-    return packed.flatten(), scale_order, blocks(zeros[..., 0] | zeros[..., 1] << 4)
+    return packed.flatten(), scale_order, blocks(F.pad(zeros, (0, 0, 0, rows)))
 
 
 def units(codes: Tensor, each: int) -> Tensor:
@@ -121,3 +75,27 @@ def units(codes: Tensor, each: int) -> Tensor:
 def blocks(values: Tensor) -> Tensor:
     """[rows, groups] as [rows / 16, groups, 16], flat."""
     return units(values, 1)
+
+
+def separate(
+    rows: int, groups: int, codes: Tensor, scales: Tensor | None, zeros: Tensor | None
+) -> Quantised:
+    """The inverse of `interleave`: codes of every kind as float32 [rows, groups * 32]."""
+    inputs = groups * GROUP
+    if scales is None:
+        padded = -(-rows // ROWS) * ROWS
+        wide = codes.numel() // (padded * inputs) == 4
+        laid = codes.view(torch.float32 if wide else torch.bfloat16)
+        return lines(laid, inputs, 1 if wide else 2)[:rows].float(), None, None
+    wide_scales = lines(scales, groups, 1)[:rows]
+    if zeros is None:
+        return lines(codes, inputs, 4)[:rows].float() - 128, wide_scales, None
+    halves = codes.view(-1, GROUP // 2 * LANES)
+    whole = lines(torch.stack((halves & 15, halves >> 4), 1).flatten(), inputs, 4)
+    return whole[:rows].float(), wide_scales, lines(zeros, groups, 1)[:rows]
+
+
+def lines(laid: Tensor, inputs: int, each: int) -> Tensor:
+    """The inverse of `units`."""
+    parts = laid.view(-1, inputs // each, LANES, each)
+    return parts.transpose(1, 2).reshape(-1, inputs)

@@ -281,7 +281,9 @@ def windowed(tokens: Tensor, positions: Tensor | None, mask: Tensor | None, wind
 def writer(cache: Cache, layer: int, positions: Tensor | None):
     """A function that stores new keys and values [B, heads, T, head_dim] and gives all so far."""
     keys, values = cache.k[layer], cache.v[layer]
-    rows = torch.arange(keys.shape[0]) if cache.rows is None else cache.rows
+    rows = cache.rows
+    if rows is None:  # on the device: a CUDA graph cannot hold a copy to it
+        rows = torch.arange(keys.shape[0], device=keys.device)
 
     def store(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         keys[rows[:, None], :, positions] = k.transpose(1, 2)

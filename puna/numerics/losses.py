@@ -5,11 +5,13 @@ Each returns the sum over what counts and the count, both float32 scalars.
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from puna.numerics.shapes import axes, boolean, same_shape
 
 IGNORED = -100  # a target index that F.cross_entropy leaves out
+MOST_LOGITS = 1 << 25  # of a chunk: 128 MiB in float32, 1048 tokens of a vocabulary of 32000
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,6 +28,79 @@ def cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor) -> tuple[Tensor
         logits.float().flatten(0, -2), kept, ignore_index=IGNORED, reduction="sum"
     )
     return total, mask.sum().float()
+
+
+def chunked_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, mask: Tensor, most: int = MOST_LOGITS
+) -> tuple[Tensor, Tensor]:
+    """`cross_entropy` of the logits hidden @ weight.T, at most `most` of which exist at a time.
+
+    hidden [..., D]; weight [V, D], the output projection; targets and mask as there. The gradient
+    is computed beside the loss, chunk by chunk, so that no chunk is kept or computed twice: memory
+    is that of one chunk and of the gradients themselves. Under autocast the products are in its
+    type; the softmax, its statistics and the sums are float32 always (float64 for float64).
+    Differentiable once. ValueError where shapes differ.
+    """
+    same_shape(targets=targets, hidden_without_width=hidden[..., 0], mask=mask)
+    boolean(mask=mask)
+    if mask.all():
+        kept, wanted = hidden.flatten(0, -2), targets.flatten()
+    else:
+        kept, wanted = hidden[mask], targets[mask]
+    learns = torch.is_grad_enabled()
+    return _ChunkedLoss.apply(kept, weight, wanted, most, learns), mask.sum().float()
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Summed cross-entropy of rows: hidden [N, D], weight [V, D], targets [N] → scalar."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, most, learns):
+        vocabulary = len(weight)
+        rows = max(1, most // vocabulary)
+        device, exact = hidden.device, torch.promote_types(hidden.dtype, torch.float32)
+        x, w = hidden, weight
+        if torch.is_autocast_enabled(device.type):
+            half = torch.get_autocast_dtype(device.type)
+            x, w = hidden.to(half), weight.to(half)
+        for_hidden, for_weight = (learns and need for need in ctx.needs_input_grad[:2])
+        d_hidden = torch.zeros(hidden.shape if for_hidden else 0, dtype=exact, device=device)
+        d_weight = torch.zeros(weight.shape if for_weight else 0, dtype=exact, device=device)
+        total = torch.zeros((), dtype=exact, device=device)
+        logits = torch.empty(min(rows, len(x)), vocabulary, dtype=exact, device=device)
+        for start in range(0, len(x), rows):
+            part, wanted = x[start : start + rows], targets[start : start + rows, None]
+            chunk = logits[: len(part)]
+            if x.dtype == exact:
+                torch.mm(part, w.T, out=chunk)
+            else:
+                chunk.copy_(part @ w.T)
+            torch.log_softmax(chunk, 1, out=chunk)
+            total -= chunk.gather(1, wanted).sum()
+            if not (for_hidden or for_weight):
+                continue
+            chunk.exp_().scatter_add_(1, wanted, -torch.ones_like(wanted, dtype=exact))
+            slope = chunk.to(x.dtype)  # the gradient of the logits: softmax less the target
+            if for_hidden:
+                d_hidden[start : start + rows] = slope @ w
+            if for_weight and x.dtype == exact:
+                d_weight.addmm_(slope.T, part)
+            elif for_weight:
+                d_weight += slope.T @ part
+        ctx.save_for_backward(d_hidden, d_weight)
+        ctx.types = hidden.dtype, weight.dtype
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, slope):
+        d_hidden, d_weight = (
+            (found * slope).to(dtype) if need else None
+            for found, dtype, need in zip(
+                ctx.saved_tensors, ctx.types, ctx.needs_input_grad, strict=False
+            )
+        )
+        return d_hidden, d_weight, None, None, None
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ class OptimConfig:
     warmup: int = 0
     # last learning rate as a fraction of the peak; paper: 0.1
     final_ratio: float = 0.1
+    # type of the matrix products; weights, losses and moments stay float32 (paper: not stated).
+    # bfloat16 on a processor that would emulate it: float32, which is faster there
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         checks = {
@@ -38,10 +42,11 @@ class OptimConfig:
             "clip": (self.clip > 0, "a positive number"),
             "warmup": (self.warmup >= 0, "0 or more steps"),
             "final_ratio": (0 <= self.final_ratio <= 1, "a number in [0, 1]"),
+            "precision": (self.precision in ("float32", "bfloat16"), "float32 or bfloat16"),
         }
         for field, (valid, expected) in checks.items():
             if not valid:
-                raise InputError(f"optim.{field} is {getattr(self, field)}, expected {expected}")
+                raise InputError(f"optim.{field} is {getattr(self, field)!r}, expected {expected}")
 
 
 def adamw(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

@@ -64,16 +64,17 @@ def pick(
         scaled = logits / temperature.masked_fill(greedy, 1.0)[:, None].float()
         kept = truncate(torch.softmax(scaled, dim=-1), top_p, top_k, min_p)
         return torch.where(greedy, logits.argmax(dim=-1), invert(kept, uniform))
-    ids = torch.empty(len(logits), dtype=torch.long)
-    rows = zip(greedy.tolist(), top_p.tolist(), top_k.tolist(), min_p.tolist(), strict=True)
-    for index, (is_greedy, most, count, least) in enumerate(rows):
-        row = slice(index, index + 1)
-        if is_greedy:
-            ids[index] = int(logits[index].detach().numpy().argmax())
+    scaled, probabilities = torch.empty(2, 1, logits.shape[1])
+    values, heat, ids = logits.detach().numpy(), temperature.float().numpy(), []
+    rows = zip(top_p.tolist(), top_k.tolist(), min_p.tolist(), strict=True)
+    for index, cuts in enumerate(rows):
+        if greedy[index]:
+            ids.append(int(values[index].argmax()))
             continue
-        probabilities = torch.softmax(logits[row] / temperature[row, None].float(), dim=-1)
-        ids[row] = _pick_row(probabilities, uniform[row], most, count, least)
-    return ids
+        np.divide(values[index], heat[index], out=scaled[0].numpy())
+        torch.softmax(scaled, dim=-1, out=probabilities)
+        ids.append(_pick_row(probabilities, float(uniform[index]), *cuts))
+    return torch.tensor(ids)
 
 
 def truncate(
@@ -136,18 +137,17 @@ def likeliest(logprobs: Tensor, count: int) -> tuple[tuple[int, float], ...]:
     return tuple(zip(order.tolist(), values[order].tolist(), strict=True))
 
 
-def _pick_row(
-    probabilities: Tensor, uniform: Tensor, top_p: float, top_k: int, min_p: float
-) -> Tensor | int:
-    """The id of one row [1, V] at uniform [1]; a row that is not finite gets 0."""
+def _pick_row(probabilities: Tensor, uniform: float, top_p: float, top_k: int, min_p: float) -> int:
+    """The id of one row [1, V] at a uniform number; a row that is not finite gets 0."""
     values = probabilities[0].numpy()
     if np.isnan(values[0]):  # then all are
         return 0
     if top_k < 1 and top_p >= 1 and min_p <= 0:
-        return invert(probabilities, uniform)
+        return int(invert(probabilities, torch.tensor([uniform], dtype=torch.float64)))
     ids = staying(probabilities, top_p, top_k, min_p)
-    weights = torch.from_numpy(values[ids])
-    return int(ids[invert(weights[None], uniform)[0]])
+    cumulative = values[ids].astype(np.float64).cumsum()  # as `invert` does
+    target = min(uniform * cumulative[-1], np.nextafter(cumulative[-1], 0.0))
+    return int(ids[cumulative.searchsorted(target, side="right")])
 
 
 def staying(probabilities: Tensor, top_p: float, top_k: int, min_p: float) -> Row:
@@ -163,8 +163,8 @@ def staying(probabilities: Tensor, top_p: float, top_k: int, min_p: float) -> Ro
         ids = np.flatnonzero(values >= np.partition(values, size - top_k)[size - top_k])
         weights = np.sort(values[ids])[: -top_k - 1 : -1].astype(np.float64)
         cumulative = weights.cumsum()
-        number = np.count_nonzero(cumulative - weights <= top_p * cumulative[-1])
-        ids = ids[_largest(values[ids], number)]
+        number = int(np.count_nonzero(cumulative - weights <= top_p * cumulative[-1]))
+        ids = ids[_largest(values[ids], weights[number - 1], number)]
     elif top_p < 1:
         ids = _nucleus(probabilities, top_p)
     else:
@@ -191,11 +191,11 @@ def _nucleus(probabilities: Tensor, top_p: float) -> Row:
     if not crossed or (np.abs(before - line) <= doubt).any():
         cuts = torch.tensor([top_p]), torch.tensor([0])
         return np.flatnonzero(truncate(probabilities, *cuts)[0].numpy())
-    return ids[_largest(values[ids], np.count_nonzero(before <= line))]
+    number = int(np.count_nonzero(before <= line))
+    return ids[_largest(values[ids], weights[number - 1], number)]
 
 
-def _largest(values: Row, number: int) -> Row:
-    """A mask of the `number` largest values; of equal ones the first."""
-    least = np.partition(values, len(values) - number)[len(values) - number]
+def _largest(values: Row, least: float, number: int) -> Row:
+    """A mask of the `number` largest values, down to `least`; of equal ones the first."""
     above, equal = values > least, values == least
     return above | (equal & (equal.cumsum() <= number - np.count_nonzero(above)))

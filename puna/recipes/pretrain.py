@@ -76,7 +76,7 @@ def main(config: Config) -> dict:
     start, _ = checkpoint.load_state(run.folder, modules, optimizers) or (0, {})
     run.rewind(start)
     speed, began, tokens = (
-        steps.Speed.measure(),
+        steps.Speed.measure(config.optim.precision),
         time.monotonic(),
         config.batch_size * config.seq_len,
     )
@@ -110,9 +110,9 @@ def main(config: Config) -> dict:
 def token_loss(model: Transformer, batch: Tensor) -> steps.Summed:
     """Cross-entropy of every next token: batch [B, T + 1] → (sum, count)."""
     targets = batch[:, 1:]
-    return losses.cross_entropy(
-        model(batch[:, :-1]), targets, torch.ones_like(targets, dtype=torch.bool)
-    )
+    hidden = model.hidden(batch[:, :-1])
+    everywhere = torch.ones_like(targets, dtype=torch.bool)
+    return losses.chunked_cross_entropy(hidden, model.output.weight, targets, everywhere)
 
 
 def validate(model: Transformer, held_out: TokenStream, config: Config) -> float:

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -18,7 +19,7 @@ from puna.errors import InputError
 from puna.model import lora, memory
 from puna.model.heads import RewardModel
 from puna.model.transformer import Transformer
-from puna.numerics import losses, optim
+from puna.numerics import losses, optim, precision
 from puna.text.dialog import Dialog
 from puna.text.template import encode_dialog, encode_prompt
 from puna.text.tokenizer import Tokenizer
@@ -47,6 +48,9 @@ class Learner(Generic[M]):
         self.module, self.config = module, config
         self.optimizer = optim.adamw(module, config)
         self.skipped = 0  # steps in a row without a finite gradient
+        self.device = next(module.parameters()).device.type
+        if config.precision == "bfloat16" and self.device == "cpu":
+            announce_precision()
 
     def learn(self, parts: Iterable, loss_of: Callable[..., Summed], lr: float) -> dict[str, float]:
         """One optimiser step on the mean over all that the parts count (tokens, pairs).
@@ -55,10 +59,11 @@ class Learner(Generic[M]):
         is counted; five in a row stop the run.
         """
         total, count = 0.0, 0
-        for part in parts:
-            loss, counted = loss_of(part)
-            loss.backward()
-            total, count = total + float(loss.detach()), count + int(counted)
+        with precision.products(self.config.precision, self.device):
+            for part in parts:
+                loss, counted = loss_of(part)
+                loss.backward()
+                total, count = total + float(loss.detach()), count + int(counted)
         for parameter in self.module.parameters():
             if parameter.grad is not None:
                 parameter.grad.div_(max(count, 1))
@@ -77,6 +82,15 @@ class Learner(Generic[M]):
         return {"loss": total / max(count, 1), "grad_norm": norm, "lr": lr}
 
 
+@cache
+def announce_precision() -> None:
+    """One line, once a process, if bfloat16 was asked for and float32 is computed."""
+    if not precision.computes_bfloat16():
+        console.current().note(
+            "precision: float32 instead of bfloat16, which this processor would emulate"
+        )
+
+
 def answer_loss(model: Transformer, batch: Batch) -> Summed:
     """Cross-entropy summed over the answers' tokens, and their count (section 3.1).
 
@@ -84,11 +98,8 @@ def answer_loss(model: Transformer, batch: Batch) -> Summed:
     """
     mask = batch.attention()[:, :, :-1, :-1]
     hidden = model.hidden(batch.tokens[:, :-1], batch.positions[:, :-1], mask)
-    wanted = batch.mask[:, 1:]
-    logits = model.output(hidden[wanted])  # only the rows that are trained on: [answers, vocab]
-    return losses.cross_entropy(
-        logits, batch.tokens[:, 1:][wanted], torch.ones(len(logits), dtype=torch.bool)
-    )
+    wanted, targets = batch.mask[:, 1:], batch.tokens[:, 1:]
+    return losses.chunked_cross_entropy(hidden, model.output.weight, targets, wanted)
 
 
 def encode_all(
@@ -156,9 +167,10 @@ def micro(batch: Batch, size: int) -> list[Batch]:
 def mean_loss(parts: Iterable, loss_of: Callable[..., Summed]) -> float:
     """The mean loss over all that the parts count, without gradients."""
     total, count = 0.0, 0
-    for part in parts:
-        loss, counted = loss_of(part)
-        total, count = total + float(loss), count + int(counted)
+    with precision.products("float32"):
+        for part in parts:
+            loss, counted = loss_of(part)
+            total, count = total + float(loss), count + int(counted)
     return total / max(count, 1)
 
 
@@ -224,17 +236,19 @@ def sigmoid(value: float) -> float:
 class Speed:
     """What one second of this machine is worth: measured in the run that uses it."""
 
-    matmul_flops: float  # floating-point operations a second of a 1024 x 1024 float32 product
+    matmul_flops: float  # floating-point operations a second of a 1024 x 1024 product
 
     @classmethod
-    def measure(cls, seconds: float = 0.3) -> "Speed":
+    def measure(cls, kind: precision.Precision = "float32", seconds: float = 0.3) -> "Speed":
+        """The best of many products in the precision in which a step computes its own."""
         a = torch.randn(1024, 1024)
         best = 0.0
-        started = time.perf_counter()
-        while time.perf_counter() - started < seconds:
-            begin = time.perf_counter()
-            torch.mm(a, a)
-            best = max(best, 2 * 1024**3 / (time.perf_counter() - begin))
+        with precision.products(kind):
+            started = time.perf_counter()
+            while time.perf_counter() - started < seconds:
+                begin = time.perf_counter()
+                torch.mm(a, a)
+                best = max(best, 2 * 1024**3 / (time.perf_counter() - begin))
         return cls(best)
 
 
@@ -299,9 +313,12 @@ def announce_memory(
 def cache_of(
     prompts: Sequence[Dialog], tokenizer: Tokenizer, max_tokens: int, rows: int, context: int
 ) -> tuple[int, int]:
-    """The rows and columns of the engine's cache for answers to these prompts."""
+    """The rows and columns of the engine's cache for answers to these prompts.
+
+    Each answer counts twice: in the cache's pages, and as attention reads it.
+    """
     longest = max(len(encode_prompt(prompt, tokenizer)) for prompt in prompts)
-    return rows, rounded(min(longest + max_tokens, context))
+    return 2 * rows, rounded(min(longest + max_tokens, context))
 
 
 def every(step: int, interval: int, total: int) -> bool:

@@ -13,6 +13,8 @@ from puna.web.keys import Key
 from puna.web.schemas import Sampling
 from puna.web.service import Limits, Model
 
+TOLD = 1_000_000  # tokens and alternatives to them in one answer; each takes about 200 bytes
+
 
 @dataclass
 class Job:
@@ -34,6 +36,18 @@ class Job:
         self.tokens = sum(
             len(record.prompt) + record.n * record.params.max_tokens for record in self.records
         )
+        told = sum(map(_told, self.records))
+        if told > TOLD:
+            what = f"could answer with {told} tokens and alternatives, expected at most {TOLD}"
+            raise refused("max_tokens", f"n, max_tokens and logprobs together {what}")
+
+
+def _told(record: wire.Generate) -> int:
+    """Tokens of all answers to a prompt and, where asked for, of the prompt; with alternatives."""
+    answers = record.n * record.params.max_tokens * (1 + (record.params.logprobs or 0))
+    if record.prompt_logprobs is None:
+        return answers
+    return answers + len(record.prompt) * (1 + record.prompt_logprobs)
 
 
 def sampling_params(

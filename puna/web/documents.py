@@ -72,6 +72,8 @@ class Timings(Told):
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
+    guessed_tokens: int
+    accepted_tokens: int
     queue_seconds: float
     prompt_seconds: float
     decode_seconds: float

@@ -138,5 +138,8 @@ async def _answer(error: ApiError, trace: Trace, send: Send) -> None:
 
 def _report(fault: Exception, trace: Trace) -> None:
     """Where a fault is from. Not what it says: that could hold a prompt."""
-    frames = "".join(traceback.format_tb(fault.__traceback__)).rstrip()
-    log.error("%s: %s\n%s", trace.id, type(fault).__name__, frames)
+    frames = [
+        f"\n  {frame.filename}:{frame.lineno} {frame.name}"
+        for frame in traceback.extract_tb(fault.__traceback__)
+    ]
+    log.error("%s: %s%s", trace.id, type(fault).__name__, "".join(frames))

@@ -65,6 +65,7 @@ class Reply(ABC):
         self.choices = [Choice(index) for index in range(job.answers)]
         self.prompt_tokens = sum(len(record.prompt) for record in job.records)
         self.cached_tokens = self.drawn = 0
+        self.guessed = self.accepted = 0  # tokens, by speculation
         self.queued = self.waited = self.prefill = self.decode = 0.0
         self.first_seconds: float | None = None
         self.begun = self.moved = False
@@ -73,6 +74,7 @@ class Reply(ABC):
         self._ended = 0
         self._names = {token: name for name, token in self.tokenizer.control.items()}
         self._fingerprint = job.model.fingerprint
+        self._heads: dict[str, Json] = {}
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -110,9 +112,12 @@ class Reply(ABC):
         if done.sample == 0:
             self.cached_tokens += done.cached_tokens
         times = done.timings
-        self.waited = max(self.waited, times.get("queued", 0.0))
-        self.prefill = max(self.prefill, times.get("prefill", 0.0))
-        self.decode = max(self.decode, times.get("decode", 0.0))
+        self.waited = max(self.waited, times.get("queue_seconds", 0.0))
+        self.prefill = max(self.prefill, times.get("prompt_seconds", 0.0))
+        after_first = times.get("seconds", 0.0) - times.get("first_token_seconds", 0.0)
+        self.decode = max(self.decode, after_first)
+        self.guessed += int(times.get("proposed", 0))
+        self.accepted += int(times.get("accepted", 0))
         yield from self.take_end(choice)
 
     def _tokens(self, index: int, choice: Choice, piece: wire.Piece) -> list[Token]:
@@ -150,7 +155,12 @@ class Reply(ABC):
         """The reply that is no stream."""
 
     def head(self, kind: str, prefix: str) -> Json:
-        """What every record of a reply begins with."""
+        """What every record of a reply begins with; add to it by `|`."""
+        if kind not in self._heads:
+            self._heads[kind] = self._head(kind, prefix)
+        return self._heads[kind]
+
+    def _head(self, kind: str, prefix: str) -> Json:
         return {
             "id": f"{prefix}-{self.job.trace.id.removeprefix('req-')}",
             "object": kind,
@@ -175,6 +185,8 @@ class Reply(ABC):
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
             "completion_tokens": self.drawn,
+            "guessed_tokens": self.guessed,
+            "accepted_tokens": self.accepted,
             "queue_seconds": round(self.queued + self.waited, 6),
             "prompt_seconds": round(self.prefill, 6),
             "decode_seconds": round(self.decode, 6),

@@ -43,6 +43,8 @@ Seconds = Annotated[float, Meta(gt=0, le=86400)]
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
+    """Everything that can be set; each with its unit."""
+
     models: tuple[str, ...] = ()  # paths or names, each as it is or as NAME=PLACE
     adapters: tuple[str, ...] = ()  # NAME=PATH, of one of several models MODEL:NAME=PATH
     quant: Literal["int8", "int4", "bfloat16", "float32", "fp8", "none", ""] = ""  # of the weights
@@ -72,6 +74,7 @@ class Config:
 
 
 def main(config: Config) -> None:
+    """Serve until told to end, or make a key. InputError: a setting that cannot be followed."""
     if config.new_key:
         if config.keys is None:
             raise InputError("new_key: expected --keys=FILE, the file to add it to")

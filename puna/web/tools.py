@@ -8,10 +8,12 @@ allows nothing else.
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
+from puna.errors import InputError
 from puna.text.completion import Grammar
 from puna.web.failures import refused
+from puna.web.patterns import check_counts, check_pattern
 from puna.web.schemas import JsonObject, JsonSchema, Regex, Tool, ToolCall, ToolNamed
 
 SCHEMA_CHARACTERS = 64 << 10  # of one schema in JSON
@@ -71,14 +73,17 @@ def grammar_of(
         if form is not None and getattr(form, "type", "text") != "text":
             raise refused("response_format", "cannot go with a call that is required")
         only = choice.function.name if isinstance(choice, ToolNamed) else None
-        return Grammar("json_schema", _json(_calls_schema(tools, only)))
+        return _grammar("json_schema", _json(_calls_schema(tools, only)), "tools")
     if isinstance(form, JsonObject):
         return Grammar("json_schema", '{"type": "object"}')
     if isinstance(form, JsonSchema):
         schema = form.json_schema.schema_
         check_schema(schema, "response_format.json_schema.schema")
-        return Grammar("json_schema", _json(schema))
-    return Grammar("regex", form.pattern) if isinstance(form, Regex) else None
+        return _grammar("json_schema", _json(schema), "response_format")
+    if isinstance(form, Regex):
+        check_pattern(form.pattern, "response_format.pattern")
+        return _grammar("regex", form.pattern, "response_format")
+    return None
 
 
 def check_schema(schema: Mapping[str, Any], param: str) -> None:
@@ -86,6 +91,7 @@ def check_schema(schema: Mapping[str, Any], param: str) -> None:
     size = len(_json(schema))
     if size > SCHEMA_CHARACTERS:
         raise refused(param, f"has {size} characters, expected at most {SCHEMA_CHARACTERS}")
+    check_counts(schema, param)
     references = 0
     waiting: list[Any] = [schema]
     while waiting:
@@ -131,6 +137,13 @@ def may_be_call(text: str) -> bool:
     """Whether a text that has only begun can still become calls."""
     start = text.lstrip()
     return not start or start[0] in "{["
+
+
+def _grammar(kind: Literal["json_schema", "regex"], text: str, param: str) -> Grammar:
+    try:
+        return Grammar(kind, text)
+    except InputError as error:
+        raise refused(param, str(error)) from None
 
 
 def _is_call(call: Any, names: set[str]) -> bool:

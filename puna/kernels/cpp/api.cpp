@@ -44,7 +44,7 @@ int guarded(const Body& body) {
 
 extern "C" {
 
-int puna_version() { return 1; }
+int puna_version() { return 2; }
 
 const char* puna_isa_name(int isa) {
     const Kernels* kernels = kernels_of(isa);

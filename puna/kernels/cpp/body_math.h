@@ -16,9 +16,10 @@ inline float sum(F a) {
 inline float largest_lane(F a) {
     float lanes[16];
     store(lanes, a);
-    float top = lanes[0];
-    for (int i = 1; i < 16; i++) top = lanes[i] > top ? lanes[i] : top;
-    return top;
+    for (int width = 8; width; width /= 2)
+        for (int i = 0; i < width; i++)
+            lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
+    return lanes[0];
 }
 
 // exp(x) to about 2 units in the last place; exactly 0 below -87.3, at most exp(88).
@@ -71,7 +72,8 @@ void quantise(const float* x, int groups, int kind, int t, int count, int32_t* w
         store_bytes(bytes + 16, high);
         const int32_t* four = (const int32_t*)bytes;
         for (int j = 0; j < 8; j++) words[(g * 8 + j) * count + t] = four[j];
-        scales[g * count + t] = top / 127.0f;
+        // int4 counts in sixteenths of a code, as its zero points are given
+        scales[g * count + t] = top / 127.0f * (kind == INT4 ? 0.0625f : 1.0f);
         // int8: what the offset of the weights' bytes adds; int4: times the zero point
         sums[g * count + t] = (kind == INT8 ? -OFFSET : -1) * (sum_int(low) + sum_int(high));
     }

@@ -13,6 +13,13 @@ namespace {
 // How far ahead of the reads memory is asked for, in bytes of one block's codes.
 constexpr int AHEAD = 4096;
 
+// Integer dot products in flight: each is a chain of eight, and one alone would wait for itself.
+constexpr int CHAINS = 4;
+
+inline void scale_tile(F& acc, I whole, float scale, F factor) {
+    acc = fma(mul(to_float(whole), splat(scale)), factor, acc);
+}
+
 inline void ask(const uint8_t* p) { __builtin_prefetch(p, 0, 3); }
 
 template <int R, int T>
@@ -29,6 +36,31 @@ inline void write_tile(const Product& job, int block, int first, F (&acc)[R][T])
             store(lanes, acc[r][t]);
             for (int i = 0; i < left; i++) y[i] = job.add ? y[i] + lanes[i] : lanes[i];
         }
+    }
+}
+
+// The groups [begin, end) of a product; between spans its sums wait in stage[T][16], which changes
+// no bit of them.
+struct Span {
+    int begin, end;
+    float* stage;
+};
+
+// The sums so far: zero before the first group.
+template <int T>
+inline void open_span(const Span& span, F (&acc)[T]) {
+    UNROLL for (int t = 0; t < T; t++)
+        acc[t] = span.begin ? load(span.stage + t * LANES) : splat(0);
+}
+
+template <int T>
+inline void close_span(const Product& job, const Span& span, int block, int first, F (&acc)[T]) {
+    if (span.end == job.matrix->groups) {
+        F whole[1][T];
+        UNROLL for (int t = 0; t < T; t++) whole[0][t] = acc[t];
+        write_tile<1, T>(job, block, first, whole);
+    } else {
+        UNROLL for (int t = 0; t < T; t++) store(span.stage + t * LANES, acc[t]);
     }
 }
 
@@ -81,80 +113,92 @@ void tile_bfloat(const Product& job, int block, int first) {
     write_tile<R, T>(job, block, first, acc);
 }
 
-template <int R, int T>
-void tile_int8(const Product& job, int block, int first) {
-    const int groups = job.matrix->groups;
+template <int T>
+void tile_int8(const Product& job, int block, int first, const Span& span) {
+    const int groups = job.matrix->groups, begin = span.begin;
     const Panel& panel = *job.panel;
-    const int32_t* words = panel.words + int64_t(first) * groups * 8;
-    const float* scales = panel.scales + int64_t(first) * groups;
-    const int32_t* sums = panel.sums + int64_t(first) * groups;
-    const uint8_t* codes = job.matrix->codes + int64_t(block) * groups * 512;
-    const uint16_t* factors = job.matrix->scales + int64_t(block) * groups * LANES;
-    F acc[R][T];
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int t = 0; t < T; t++) acc[r][t] = splat(0);
-    for (int g = 0; g < groups; g++) {
-        UNROLL for (int r = 0; r < R; r++) {
-            const uint8_t* from = codes + (int64_t(r) * groups + g) * 512;
-            I w[8];
-            UNROLL for (int j = 0; j < 8; j++) {
-                w[j] = weights8(load_int(from + 64 * j));
-                if (T < 8) ask(from + 64 * j + AHEAD);
-            }
-            const F factor = load_half(factors + (int64_t(r) * groups + g) * LANES);
-            UNROLL for (int t = 0; t < T; t++) {
-                I whole = splat_int(OFFSET ? sums[t] : 0);
-                UNROLL for (int j = 0; j < 8; j++) whole = dot8(whole, w[j], words[j * T + t]);
-                acc[r][t] = fma(mul(to_float(whole), splat(scales[t])), factor, acc[r][t]);
-            }
+    const int32_t* words = panel.words + (int64_t(first) * groups + begin * T) * 8;
+    const float* scales = panel.scales + int64_t(first) * groups + begin * T;
+    const int32_t* sums = panel.sums + int64_t(first) * groups + begin * T;
+    const uint8_t* codes = job.matrix->codes + (int64_t(block) * groups + begin) * 512;
+    const uint16_t* factors = job.matrix->scales + (int64_t(block) * groups + begin) * LANES;
+    F acc[T];
+    open_span<T>(span, acc);
+    for (int g = begin; g < span.end; g++) {
+        I w[8];
+        UNROLL for (int j = 0; j < 8; j++) {
+            w[j] = weights8(load_int(codes + 64 * j));
+            if (T < 8) ask(codes + 64 * j + AHEAD);
         }
+        const F factor = load_half(factors);
+        UNROLL for (int t = 0; t < T; t += CHAINS) {
+            I whole[CHAINS];
+            UNROLL for (int i = 0; i < CHAINS; i++)
+                if (t + i < T) whole[i] = splat_int(OFFSET ? sums[t + i] : 0);
+            UNROLL for (int j = 0; j < 8; j++)
+                UNROLL for (int i = 0; i < CHAINS; i++)
+                    if (t + i < T) whole[i] = dot8(whole[i], w[j], words[j * T + t + i]);
+            UNROLL for (int i = 0; i < CHAINS; i++)
+                if (t + i < T) scale_tile(acc[t + i], whole[i], scales[t + i], factor);
+        }
+        codes += 512;
+        factors += LANES;
         words += 8 * T;
         scales += T;
         sums += T;
     }
-    write_tile<R, T>(job, block, first, acc);
+    close_span<T>(job, span, block, first, acc);
 }
 
-template <int R, int T>
-void tile_int4(const Product& job, int block, int first) {
-    const int groups = job.matrix->groups, pairs = (groups + 1) / 2;
+template <int T>
+void tile_int4(const Product& job, int block, int first, const Span& span) {
+    const int groups = job.matrix->groups, begin = span.begin;
     const Panel& panel = *job.panel;
-    const int32_t* words = panel.words + int64_t(first) * groups * 8;
-    const float* scales = panel.scales + int64_t(first) * groups;
-    const int32_t* sums = panel.sums + int64_t(first) * groups;
-    const uint8_t* codes = job.matrix->codes + int64_t(block) * groups * 256;
-    const uint16_t* factors = job.matrix->scales + int64_t(block) * groups * LANES;
-    const uint8_t* zeros = job.matrix->zeros + int64_t(block) * pairs * LANES;
-    F acc[R][T];
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int t = 0; t < T; t++) acc[r][t] = splat(0);
-    for (int g = 0; g < groups; g++) {
-        UNROLL for (int r = 0; r < R; r++) {
-            const uint8_t* from = codes + (int64_t(r) * groups + g) * 256;
-            I w[8];
-            UNROLL for (int j = 0; j < 4; j++) {
-                const I two = load_int(from + 64 * j);
-                if (T < 8) ask(from + 64 * j + AHEAD / 2);
-                w[j] = low_nibbles(two);
-                w[j + 4] = high_nibbles(two);
-            }
-            const F factor = load_half(factors + (int64_t(r) * groups + g) * LANES);
-            const I zero = load_zeros(zeros + (int64_t(r) * pairs + g / 2) * LANES, g & 1);
-            UNROLL for (int t = 0; t < T; t++) {
-                I whole = add_product(splat_int(0), zero, sums[t]);
-                UNROLL for (int j = 0; j < 8; j++) whole = dot4(whole, w[j], words[j * T + t]);
-                acc[r][t] = fma(mul(to_float(whole), splat(scales[t])), factor, acc[r][t]);
-            }
+    const int32_t* words = panel.words + (int64_t(first) * groups + begin * T) * 8;
+    const float* scales = panel.scales + int64_t(first) * groups + begin * T;
+    const int32_t* sums = panel.sums + int64_t(first) * groups + begin * T;
+    const uint8_t* codes = job.matrix->codes + (int64_t(block) * groups + begin) * 256;
+    const uint16_t* factors = job.matrix->scales + (int64_t(block) * groups + begin) * LANES;
+    const uint8_t* zeros = job.matrix->zeros + int64_t(block) * groups * LANES;
+    F acc[T];
+    open_span<T>(span, acc);
+    for (int g = begin; g < span.end; g++) {
+        I w[8];
+        UNROLL for (int j = 0; j < 4; j++) {
+            const I two = load_int(codes + 64 * j);
+            if (T < 8) ask(codes + 64 * j + AHEAD / 2);
+            w[j] = low_nibbles(two);
+            w[j + 4] = high_nibbles(two);
         }
+        const I zero = load_bytes(zeros + int64_t(g) * LANES);
+        const F factor = load_half(factors);
+        UNROLL for (int t = 0; t < T; t += CHAINS) {
+            I whole[CHAINS];
+            UNROLL for (int i = 0; i < CHAINS; i++)
+                if (t + i < T) whole[i] = splat_int(0);
+            UNROLL for (int j = 0; j < 8; j++)
+                UNROLL for (int i = 0; i < CHAINS; i++)
+                    if (t + i < T) whole[i] = dot4(whole[i], w[j], words[j * T + t + i]);
+            UNROLL for (int i = 0; i < CHAINS; i++)
+                if (t + i < T) {
+                    whole[i] = add_product(times16(whole[i]), zero, sums[t + i]);
+                    scale_tile(acc[t + i], whole[i], scales[t + i], factor);
+                }
+        }
+        codes += 256;
+        factors += LANES;
         words += 8 * T;
         scales += T;
         sums += T;
     }
-    write_tile<R, T>(job, block, first, acc);
+    close_span<T>(job, span, block, first, acc);
 }
 
-using Tile = void (*)(const Product&, int block, int first);
+using FloatTile = void (*)(const Product&, int block, int first);
+using IntTile = void (*)(const Product&, int block, int first, const Span&);
 
 // Tiles of 1 to N tokens, as a table.
-template <template <int> class Make, int N>
+template <class Tile, template <int> class Make, int N>
 struct Tiles {
     Tile of[N + 1];
     constexpr Tiles() : of() { fill<N>(); }
@@ -165,31 +209,59 @@ struct Tiles {
     }
 };
 
-template <int T> struct FloatTile { static constexpr Tile tile = tile_float<FLOAT_ROWS, T>; };
-template <int T> struct BfloatTile { static constexpr Tile tile = tile_bfloat<FLOAT_ROWS, T>; };
-template <int T> struct Int8Tile { static constexpr Tile tile = tile_int8<INT_ROWS, T>; };
-template <int T> struct Int4Tile { static constexpr Tile tile = tile_int4<INT_ROWS, T>; };
+template <int T> struct MakeFloat { static constexpr FloatTile tile = tile_float<FLOAT_ROWS, T>; };
+template <int T> struct MakeBfloat { static constexpr FloatTile tile = tile_bfloat<FLOAT_ROWS, T>; };
+template <int T> struct MakeInt8 { static constexpr IntTile tile = tile_int8<T>; };
+template <int T> struct MakeInt4 { static constexpr IntTile tile = tile_int4<T>; };
 
-constexpr Tiles<FloatTile, FLOAT_TOKENS> float_tiles;
-constexpr Tiles<BfloatTile, FLOAT_TOKENS> bfloat_tiles;
-constexpr Tiles<Int8Tile, INT_TOKENS> int8_tiles;
-constexpr Tiles<Int4Tile, INT_TOKENS> int4_tiles;
+constexpr Tiles<FloatTile, MakeFloat, FLOAT_TOKENS> float_tiles;
+constexpr Tiles<FloatTile, MakeBfloat, FLOAT_TOKENS> bfloat_tiles;
+constexpr Tiles<IntTile, MakeInt8, INT_TOKENS> int8_tiles;
+constexpr Tiles<IntTile, MakeInt4, INT_TOKENS> int4_tiles;
 
-// Some blocks of a product, for all tiles of tokens; the weights of a block stay in the cache.
-void product(const Product& job, int first_block, int blocks) {
-    const int kind = job.matrix->kind;
-    const int rows = kind <= BFLOAT16 ? FLOAT_ROWS : INT_ROWS;
-    const Tile* tiles = kind == FLOAT32    ? float_tiles.of
-                        : kind == BFLOAT16 ? bfloat_tiles.of
-                        : kind == INT8     ? int8_tiles.of
-                                           : int4_tiles.of;
-    for (int block = first_block; block < first_block + blocks; block += rows) {
-        if (block * LANES >= job.columns) break;
-        for (int i = 0; i < job.panel->tiles; i++) {
-            const int first = job.panel->starts[i];
-            tiles[job.panel->starts[i + 1] - first](job, block, first);
+void float_product(const Product& job, int first_block, int end_block) {
+    const FloatTile* tiles = job.matrix->kind == FLOAT32 ? float_tiles.of : bfloat_tiles.of;
+    const int32_t* starts = job.panel->starts;
+    for (int block = first_block; block < end_block; block += FLOAT_ROWS)
+        for (int i = 0; i < job.panel->tiles; i++)
+            tiles[starts[i + 1] - starts[i]](job, block, starts[i]);
+}
+
+// With one tile of tokens the weights stream past. With more, spans of a few blocks' groups stay in
+// the first cache while some tiles pass by, and a tile's span while those blocks do.
+constexpr int HEIGHT = 4, SPAN = 16, TILES = 8;
+
+void int_product(const Product& job, int first_block, int end_block) {
+    const IntTile* tiles = job.matrix->kind == INT8 ? int8_tiles.of : int4_tiles.of;
+    const int32_t* starts = job.panel->starts;
+    const int groups = job.matrix->groups, count = job.panel->tiles;
+    if (count == 1) {
+        for (int block = first_block; block < end_block; block++)
+            tiles[starts[1]](job, block, 0, {0, groups, nullptr});
+        return;
+    }
+    alignas(64) float stage[HEIGHT][TILES][INT_TOKENS * LANES];
+    for (int low = first_block; low < end_block; low += HEIGHT) {
+        const int high = low + HEIGHT < end_block ? low + HEIGHT : end_block;
+        for (int from = 0; from < count; from += TILES) {
+            const int to = from + TILES < count ? from + TILES : count;
+            for (int g = 0; g < groups; g += SPAN) {
+                const int end = g + SPAN < groups ? g + SPAN : groups;
+                for (int i = from; i < to; i++)
+                    for (int block = low; block < high; block++)
+                        tiles[starts[i + 1] - starts[i]](job, block, starts[i],
+                                                         {g, end, stage[block - low][i - from]});
+            }
         }
     }
+}
+
+// Some blocks of a product, for all tiles of tokens; blocks of padding alone are left out.
+void product(const Product& job, int first_block, int blocks) {
+    const int all = (job.columns + LANES - 1) / LANES;
+    const int end = first_block + blocks < all ? first_block + blocks : all;
+    if (job.matrix->kind <= BFLOAT16) return float_product(job, first_block, end);
+    int_product(job, first_block, end);
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 #endif
 
 namespace {
-constexpr int FLOAT_ROWS = 2, FLOAT_TOKENS = 3, INT_ROWS = 1, INT_TOKENS = 4;
+constexpr int FLOAT_ROWS = 2, FLOAT_TOKENS = 3, INT_TOKENS = 4;
 }
 
 #include "simd_avx2.h"

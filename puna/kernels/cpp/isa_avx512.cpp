@@ -8,7 +8,7 @@
 #endif
 
 namespace {
-constexpr int FLOAT_ROWS = 2, FLOAT_TOKENS = 12, INT_ROWS = 1, INT_TOKENS = 16;
+constexpr int FLOAT_ROWS = 2, FLOAT_TOKENS = 12, INT_TOKENS = 16;
 }
 
 #include "simd_avx512.h"

@@ -2,7 +2,7 @@
 #define LOOPS_STAY
 
 namespace {
-constexpr int FLOAT_ROWS = 1, FLOAT_TOKENS = 2, INT_ROWS = 1, INT_TOKENS = 2;
+constexpr int FLOAT_ROWS = 1, FLOAT_TOKENS = 2, INT_TOKENS = 2;
 }
 
 #include "simd_plain.h"

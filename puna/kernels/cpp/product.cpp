@@ -83,7 +83,8 @@ void multiply(const Kernels& kernels, Pool& pool, const Matrix& matrix, const Pa
               float* y, int64_t stride, int columns, bool add) {
     const Product job{&matrix, &panel, y, stride, columns, add};
     const int pairs = (columns + 2 * LANES - 1) / (2 * LANES);  // a tile is one or two blocks high
-    const int64_t wanted = std::max<int64_t>(1, CHUNK_BYTES / (2 * block_bytes(matrix)));
+    const int64_t least = panel.tiles > 1 ? 2 : 1;  // pairs: blocks that share a tile of tokens
+    const int64_t wanted = std::max(least, CHUNK_BYTES / (2 * block_bytes(matrix)));
     const int even = std::max(1, pairs / (FEWEST_CHUNKS * pool.threads()));
     const int share = int(std::min<int64_t>(wanted, even));
     pool.run((pairs + share - 1) / share, [&](int chunk, int) {
@@ -103,15 +104,15 @@ void read_row(const Matrix& m, int row, float* out) {
             const uint16_t code = ((const uint16_t*)codes)[(k / 2 * LANES + lane) * 2 + k % 2];
             out[k] = bits_to_float(uint32_t(code) << 16);
         } else {
-            const float scale = half_to_float(m.scales[(block * m.groups + g) * LANES + lane]);
+            float scale = half_to_float(m.scales[(block * m.groups + g) * LANES + lane]);
             int code;
             if (m.kind == INT8) {
                 code = codes[g * 512 + (i / 4 * LANES + lane) * 4 + i % 4] - 128;
             } else {
                 const uint8_t two = codes[g * 256 + (i % 16 / 4 * LANES + lane) * 4 + i % 4];
-                const int64_t pairs = (m.groups + 1) / 2;
-                const uint8_t zeros = m.zeros[(block * pairs + g / 2) * LANES + lane];
-                code = (i < 16 ? two & 15 : two >> 4) - (g % 2 ? zeros >> 4 : zeros & 15);
+                const uint8_t zero = m.zeros[(block * m.groups + g) * LANES + lane];
+                code = 16 * (i < 16 ? two & 15 : two >> 4) - zero;
+                scale *= 0.0625f;
             }
             out[k] = float(code) * scale;
         }

@@ -104,14 +104,11 @@ inline I low_nibbles(I x) {
 inline I high_nibbles(I x) {
     return low_nibbles({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)});
 }
-inline I load_zeros(const uint8_t* p, int odd) {
-    const __m128i shift = _mm_cvtsi32_si128(4 * odd);
-    const __m256i mask = _mm256_set1_epi32(15);
-    const __m256i a = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
-    const __m256i b = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8)));
-    return {_mm256_and_si256(_mm256_srl_epi32(a, shift), mask),
-            _mm256_and_si256(_mm256_srl_epi32(b, shift), mask)};
+inline I load_bytes(const uint8_t* p) {
+    return {_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)),
+            _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8)))};
 }
+inline I times16(I x) { return {_mm256_slli_epi32(x.a, 4), _mm256_slli_epi32(x.b, 4)}; }
 inline I add_product(I acc, I x, int32_t y) {
     const __m256i factor = _mm256_set1_epi32(y);
     return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(x.a, factor)),

@@ -60,12 +60,10 @@ inline I low_nibbles(I a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}
 inline I high_nibbles(I a) {
     return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
 }
-// The low (odd = 0) or high nibbles of 16 bytes.
-inline I load_zeros(const uint8_t* p, int odd) {
-    const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
-    return {_mm512_and_si512(_mm512_srl_epi32(wide, _mm_cvtsi32_si128(4 * odd)),
-                             _mm512_set1_epi32(15))};
+inline I load_bytes(const uint8_t* p) {
+    return {_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p))};
 }
+inline I times16(I a) { return {_mm512_slli_epi32(a.v, 4)}; }
 // acc + a * b for small a >= 0 and b in 16 bits (b's upper half meets a's zero upper half)
 inline I add_product(I acc, I a, int32_t b) {
     return {_mm512_dpwssd_epi32(acc.v, a.v, _mm512_set1_epi32(b))};

@@ -72,9 +72,8 @@ inline I low_nibbles(const I& a) { I r; EACH r.v[i] = a.v[i] & 0x0f0f0f0f; retur
 inline I high_nibbles(const I& a) {
     I r; EACH r.v[i] = int32_t(uint32_t(a.v[i]) >> 4 & 0x0f0f0f0fu); return r;
 }
-inline I load_zeros(const uint8_t* p, int odd) {
-    I r; EACH r.v[i] = p[i] >> (4 * odd) & 15; return r;
-}
+inline I load_bytes(const uint8_t* p) { I r; EACH r.v[i] = p[i]; return r; }
+inline I times16(const I& a) { I r; EACH r.v[i] = a.v[i] * 16; return r; }
 inline I add_product(const I& acc, const I& a, int32_t b) {
     I r; EACH r.v[i] = acc.v[i] + a.v[i] * b; return r;
 }

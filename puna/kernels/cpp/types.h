@@ -19,7 +19,7 @@ struct Matrix {
     int32_t blocks, groups;  // padded rows / 16, padded cols / 32
     const uint8_t* codes;    // [blocks][groups][bytes of 16 x 32 weights]
     const uint16_t* scales;  // half, [blocks][groups][16]; integer kinds only
-    const uint8_t* zeros;    // two 4-bit zero points a byte: [blocks][ceil(groups / 2)][16]; INT4
+    const uint8_t* zeros;    // zero points in sixteenths of a code, [blocks][groups][16]; INT4
 };
 
 // Activations as the tiles of a product read them. A tile of t tokens that begins at token `first`
