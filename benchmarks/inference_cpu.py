@@ -18,6 +18,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -355,6 +356,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error(f"rounds: {options.rounds} given, expected 1 or more")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the engines end with this process
     torch.set_num_threads(THREADS)
     for peer in peers.PEERS if options.install else ():
         fault = peers.install(peer)

