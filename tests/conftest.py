@@ -22,6 +22,10 @@ settings.register_profile(
 )
 settings.load_profile("fixed")
 
+# Runs keep freed memory (puna.allocator) unless the user has set the allocator: here they must not,
+# for all tests share a process and some measure how much memory something takes.
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "131072")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 SENTENCES = (

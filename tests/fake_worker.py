@@ -167,7 +167,7 @@ class FakeEngine:
         return [Vector([float(len(prompt)), float(sum(prompt))]) for prompt in prompts]
 
 
-def hello() -> wire.Hello:
+def hello(tokenizer: str = "") -> wire.Hello:
     """What the fake says of itself."""
     return wire.Hello(
         model="fake",
@@ -176,7 +176,7 @@ def hello() -> wire.Hello:
         vocab_size=32000,
         kind="float32",
         adapters=["fr"],
-        tokenizer="",
+        tokenizer=tokenizer,
         blocks=BLOCKS,
         version=__version__,
     )
@@ -189,6 +189,7 @@ def main() -> int:
     parser.add_argument("--grace", type=float, default=30.0)
     parser.add_argument("--lifeline", action="store_true")
     parser.add_argument("--pause", type=float, default=0.001)
+    parser.add_argument("--tokenizer", default="")
     parser.add_argument("--crash", action="store_true")
     parser.add_argument("--refuse", action="store_true")
     parser.add_argument("--slow", action="store_true")
@@ -202,7 +203,7 @@ def main() -> int:
             raise InputError("model: nowhere, expected a model")
         if settings.slow:
             time.sleep(60)
-        return FakeEngine(settings.pause), hello()
+        return FakeEngine(settings.pause), hello(settings.tokenizer)
 
     return worker.serve(settings.socket, build, grace=settings.grace, lifeline=settings.lifeline)
 

@@ -303,3 +303,15 @@ def test_a_draft_reads_a_long_prompt_piece_by_piece(tiny_tokenizer, monkeypatch)
     assert isinstance(engine.guesses.draft, Draft)
     lengths = [len(row.tokens) for rows in engine.guesses.draft.runner.rows for row in rows]
     assert max(lengths) == 16 and engine.counters["accepted"] > 0
+
+
+@pytest.mark.parametrize("tokens", [2, 5, 12])
+def test_guesses_are_counted_up_to_the_step_that_ends_the_answer(tiny_tokenizer, tokens):
+    engine = Engine(FakeRunner(), tiny_tokenizer, draft=FakeRunner())
+    params = replace(DRAWN, max_tokens=tokens, ignore_eos=True)
+    timings = last(engine, Request("a", PROMPT, params)).timings
+    checked = [row for [row] in engine.runner.rows[1:]]  # behind the prompt's own pass
+    guessed = sum(len(row.tokens) - 1 for row in checked)
+    steps = len(engine.runner.rows)
+    assert (timings["proposed"], timings["accepted"]) == (guessed, tokens - steps)
+    assert engine.counters["proposed"] == guessed == engine.counters["accepted"]

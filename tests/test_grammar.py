@@ -239,3 +239,41 @@ def test_control_tokens_are_never_allowed(grammars, tokenizer):
     assert not mask[list(spared)].any()
     assert mask[tokenizer.eos_id]
     assert torch.count_nonzero(mask) > 250
+
+
+COSTLY = [
+    ("regex", "a{100000000}"),
+    ("regex", "(?:x{1000}){1000}"),
+    ("regex", "((a{100}b){100}){100}"),
+    ("json_schema", '{"type": "string", "minLength": 100000000}'),
+    ("json_schema", '{"type": "string", "pattern": "(?:x{1000}){1000}"}'),
+    ("json_schema", '{"items": {"type": "string", "maxLength": 1000}, "maxItems": 1000}'),
+    ("lark", "start: /a{100000000}/"),
+    ("lark", 'start: "a"~1..100000000'),
+    ("lark", 'start: ("x"{1000}){1000}'),
+    ("lark", 'start: B\nB: A{1000}  // of many\nA: "x"{ 1000 }'),
+    ("lark", 'start: A\nA.2: "b" | [C "d"]{200}\nC: D{200}\nD: "x"'),
+    ("lark", 'start: %json {"type": "string", "minLength": 100000000}'),
+]
+
+
+@pytest.mark.parametrize(("kind", "text"), COSTLY, ids=[text for _, text in COSTLY])
+def test_counts_that_multiply_to_too_much_are_refused_before_they_are_compiled(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch, kind: Any, text: str
+) -> None:
+    monkeypatch.setattr("llguidance.LLMatcher", None)
+    with pytest.raises(InputError, match=f"{kind}: its counts stand for more than 20000"):
+        grammars.compile(Grammar(kind, text))
+
+
+FRUGAL = [
+    ("regex", "(?:[a-z]{1,20} ){1,100}"),
+    ("json_schema", '{"items": {"type": "string", "maxLength": 100}, "maxItems": 100}'),
+    ("lark", 'start: item{1,100}\nitem: WORD " "\nWORD: /[a-z]{1,20}/'),
+    ("lark", 'start: value\nvalue: "[" (value ("," value){0,9})? "]" | "1"'),
+]
+
+
+@pytest.mark.parametrize(("kind", "text"), FRUGAL, ids=[text for _, text in FRUGAL])
+def test_counts_of_a_usual_size_are_compiled(grammars: Grammars, kind: Any, text: str) -> None:
+    assert not grammars.compile(Grammar(kind, text)).finished

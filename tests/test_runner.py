@@ -1,5 +1,6 @@
 """Runners against the model's own pass without a cache: pages, rows of any shape, adapters."""
 
+import dataclasses
 import random
 
 import pytest
@@ -7,19 +8,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from puna.engine.packing import runner_for, tensor_of
+from puna.engine.engine import Engine
+from puna.engine.packing import LiveDecoder, runner_for, tensor_of
 from puna.engine.runner import Row
 from puna.engine.torch_runner import TorchRunner, moves
 from puna.errors import InputError
 from puna.kernels import native
 from puna.kernels.decoder import Decoder
 from puna.model import lora
+from puna.model.quantised import Int8Linear
 from puna.model.transformer import ModelArgs
+from puna.text.completion import SamplingParams
 from tests.models import generator, random_model
 
 ARGS = ModelArgs(
     dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=96, multiple_of=16, max_seq_len=96
 )
+LARGER = dataclasses.replace(ARGS, vocab_size=384)  # for a tokenizer's ids
 NATIVE = native.available() is not None
 needs_native = pytest.mark.skipif(not NATIVE, reason="needs the native kernels")
 
@@ -226,3 +231,33 @@ def test_moves_leave_every_running_row_in_the_first_places(ended):
     for source, target in moves(finished, len(rows)):
         rows[target] = source
     assert sorted(rows[: len(alive)]) == alive
+
+
+@needs_native
+def test_a_module_in_training_is_packed_anew_for_each_call(tiny_tokenizer):
+    model, other = random_model(LARGER, seed=1), random_model(LARGER, seed=2)
+    engine = Engine(model, tiny_tokenizer, rows=4)
+    assert isinstance(engine.runner, LiveDecoder)
+    prompts, params = [[1, 5, 9], [1, 7]], SamplingParams(temperature=0, max_tokens=8)
+    before = engine.generate_ids(prompts, params)
+    with torch.no_grad():
+        for weight, target in zip(model.parameters(), other.parameters(), strict=True):
+            weight.copy_(target)
+    wanted = Engine(other, tiny_tokenizer, rows=4).generate_ids(prompts, params)
+    assert engine.generate_ids(prompts, params) == wanted != before
+
+
+@needs_native
+def test_a_quantised_trunk_in_training_is_not_packed(tiny_tokenizer):
+    model = random_model(LARGER, seed=1)
+    model.layers[0].feed_forward.w1 = Int8Linear(model.layers[0].feed_forward.w1.weight)
+    assert isinstance(Engine(model, tiny_tokenizer).runner, TorchRunner)
+
+
+@needs_native
+def test_a_cache_that_is_resized_keeps_what_was_there(model):
+    runner = runner_for(model, "float32", 2, 1)
+    whole = runner_for(model, "float32", 4, 1).forward([Row(range(1, 30), 0, [0, 1], 1)])
+    runner.forward([Row(range(1, 29), 0, [0, 1], 0)])
+    runner.resize(9)
+    assert torch.equal(runner.forward([Row([29], 28, [0, 1], 1)]), whole)

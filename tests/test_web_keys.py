@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import hmac
+import logging
 import re
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from puna.errors import InputError
 from puna.web.admission import Admission
 from puna.web.failures import ApiError
 from puna.web.keys import Key, Keys, add_key, bearer, read_keys
-from puna.web.quotas import Bucket, Quota
+from puna.web.quotas import Bucket, Quota, Quotas
 from tests.web import serving, until
 
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "tea"}]}
@@ -331,3 +332,47 @@ def test_a_turn_that_comes_as_its_owner_leaves_is_given_back():
 async def _hold(admission: Admission) -> None:
     async with admission.place("b", 1, 5):
         await asyncio.sleep(10)
+
+
+def test_a_changed_file_of_keys_is_followed_and_a_damaged_one_is_not(
+    tmp_path, tiny_tokenizer, caplog
+):
+    path = tmp_path / "keys.toml"
+    alice, bob = add_key(path, "alice"), add_key(path, "bob")
+    caplog.set_level(logging.INFO, "puna.web")
+    with serving(tmp_path, tiny_tokenizer, keys=read_keys(path), token=alice) as server:
+
+        def status(token: str) -> int:
+            return server.http(token).get("/v1/models").status_code
+
+        assert [status(alice), status(bob), status("puna-other")] == [200, 200, 401]
+        whole = path.read_text()
+        carol = add_key(path, "carol")
+        assert status(carol) == 200
+        path.write_text(whole.split("[bob]")[0])  # bob's and carol's are taken back
+        assert [status(alice), status(bob), status(carol)] == [200, 401, 401]
+        for damaged in ("[alice", "", "[alice]\nsha256 = 5\n"):
+            caplog.clear()
+            path.write_text(damaged)
+            assert [status(alice), status(bob), status(alice)] == [200, 401, 200]
+            [line] = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+            assert line.startswith("the keys stay as they were:") and "\n" not in line
+        caplog.clear()
+        path.unlink()
+        assert [status(alice), status(bob)] == [200, 401]
+        assert sum(r.levelno == logging.ERROR for r in caplog.records) == 1
+        path.write_text(whole)
+        assert [status(alice), status(bob)] == [200, 200]
+
+
+def test_new_limits_of_a_key_hold_at_once_and_what_was_used_stays_used():
+    now = [0.0]
+    quotas = Quotas(lambda: now[0])
+    ticket = quotas.of(key("a", ALICE, tokens_per_day=100, concurrent=1)).admit(80)
+    with pytest.raises(ApiError, match="1 requests at the same time"):
+        quotas.of(key("a", ALICE, tokens_per_day=90, concurrent=1)).admit(1)
+    ticket.settle(80)
+    with pytest.raises(ApiError, match="limited to 90 tokens a day"):
+        quotas.of(key("a", ALICE, tokens_per_day=90)).admit(11)
+    quotas.of(key("a", ALICE, tokens_per_day=90)).admit(10)
+    quotas.of(key("a", ALICE)).admit(1000)

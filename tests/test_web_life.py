@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
+import signal
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +14,7 @@ import pytest
 
 from puna.web.protocol import Bounds
 from puna.web.service import Limits
+from puna.web.supervisor import Supervisor
 from tests.web import post, serving, until
 
 USER = [{"role": "user", "content": "tea"}]
@@ -281,3 +285,45 @@ def test_many_threads_get_each_their_own_answer(server):
     for thread in threads:
         thread.join(20)
     assert found == {number: f"seed {number}" for number in range(20)}
+
+
+def test_a_worker_that_hangs_is_killed_and_its_requests_are_told(tmp_path, tiny_tokenizer):
+    log = []
+    command = [sys.executable, "-m", "tests.fake_worker", "--pause", "0.01"]
+    command += ["--tokenizer", str(tiny_tokenizer.path)]
+    real = Supervisor("fake", command, back_off=0.01, log=log.append)
+    with serving(tmp_path, tiny_tokenizer, real=real, hang=0.5, seconds=20) as server:
+        first = real.process.pid
+        with ThreadPoolExecutor(2) as pool:
+            asked = {"max_tokens": 400}
+            whole = pool.submit(server.chat, **asked)
+            stream = pool.submit(server.chat, stream=True, **asked)
+            assert until(lambda: server.service.models["tiny"].worker.running == 2)
+            time.sleep(0.2)
+            os.kill(first, signal.SIGSTOP)
+            assert whole.result().status_code == 503
+            last = stream.result().text.strip().splitlines()[-1]
+            assert json.loads(last.removeprefix("data: "))["error"]["code"] == "stopping"
+        assert until(server.alive, 20) and real.process.pid != first
+        assert server.chat(max_tokens=2).status_code == 200
+    assert [line for line in log if "said nothing for 0.5 s" in line and "is killed" in line]
+
+
+def test_a_worker_that_is_slow_but_answers_is_left_alone(tmp_path, tiny_tokenizer):
+    with serving(tmp_path, tiny_tokenizer, hang=0.3) as server:
+        server.fake.mute = True
+        with ThreadPoolExecutor(1) as pool:
+            reply = pool.submit(server.chat, max_seconds=1.0)
+            assert until(lambda: server.service.models["tiny"].worker.running)
+            time.sleep(0.8)
+            assert server.source.killed == []
+            server.fake.hung = True
+            assert reply.result().status_code == 503
+        assert len(server.source.killed) == 1
+
+
+def test_an_idle_worker_that_says_nothing_is_left_alone(tmp_path, tiny_tokenizer):
+    with serving(tmp_path, tiny_tokenizer, hang=0.1) as server:
+        server.fake.hung = True
+        time.sleep(0.4)
+        assert server.source.killed == []

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from puna.web.patterns import expanded
+from puna.text.patterns import expanded
 from puna.web.protocol import Bounds
 from puna.web.service import Limits
 from tests.web import CONTEXT, drained, post, serving

@@ -79,8 +79,8 @@ def launched(folder: Path, *options: str, **more: Any) -> tuple[subprocess.Popen
 
 
 def wait_for(path: Path) -> None:
-    """Until something listens there."""
-    for _ in range(int(SECONDS / 0.01)):
+    """Until something listens there; torch may take long to be imported on a busy machine."""
+    for _ in range(int(6 * SECONDS / 0.01)):
         if path.exists():
             return
         time.sleep(0.01)

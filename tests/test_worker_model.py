@@ -14,8 +14,11 @@ from puna.engine.stops import Stops
 from puna.engine.torch_runner import TorchRunner
 from puna.errors import InputError
 from puna.kernels import native
+from puna.kernels.decoder import Decoder
 from puna.model import checkpoint, lora, peft
+from puna.model.importance import PAGE, importances
 from puna.model.lora import LoraConfig
+from puna.model.predictors import Native
 from puna.model.presets import cache_bytes_per_token
 from puna.text import wire
 from puna.text.completion import Grammar, SamplingParams
@@ -205,3 +208,40 @@ def test_a_tag_inside_what_a_grammar_allows_is_text_like_any_other(
         ids = tiny_tokenizer.encode(asked)
         text = "".join(map(stops.push, ids)) + stops.flush()
         assert text.strip() == shown
+
+
+def test_int4_has_the_codes_that_puna_quantise_measures_at_any_context(place: Path) -> None:
+    if native.available() is None:
+        pytest.skip("there are no native kernels here")
+    found = opening.find(place)
+    read = {name: tensor.read for name, tensor in found.source.tensors.items()}
+    counts = importances(found.source.args, lambda name: read[name](), found.tokenizer.encode(PAGE))
+    expected = Native(found.source.args, read, "int4", counts).decoder.matrices
+    plain = Native(found.source.args, read, "int4").decoder.matrices
+    for context in (None, 20):
+        runner = opening.open_runner(opening.find(place, context), "int4").runner
+        assert isinstance(runner, Decoder)
+        codes = [matrix.dense() for matrix in runner.matrices]
+        assert all(torch.equal(a, b.dense()) for a, b in zip(codes, expected, strict=True))
+        assert not all(torch.equal(a, b.dense()) for a, b in zip(codes, plain, strict=True))
+
+
+def test_without_the_kernels_one_line_says_so_and_int8_is_refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a GPU needs no native kernels")
+    expected = greedy(worker.load(settings(place, "--quant", "none"))[0])
+    monkeypatch.setattr(native, "__file__", "/nowhere/native.py")
+    for cached in (native.library, native.available):
+        cached.cache_clear()
+    try:
+        engine, hello = worker.load(settings(place, "--draft", str(place)))
+        with pytest.raises(InputError, match="quant: int8 needs the native kernels, which were"):
+            worker.load(settings(place, "--quant", "int8"))
+    finally:
+        for cached in (native.library, native.available):
+            cached.cache_clear()
+    assert (greedy(engine), hello.kind) == (expected, "float32")
+    [line] = [record.getMessage() for record in caplog.records if record.name.startswith("puna")]
+    assert "torch answers instead" in line and "C++ compiler" in line and "\n" not in line

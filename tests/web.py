@@ -24,7 +24,7 @@ from puna.web.keys import Keys
 from puna.web.protocol import Bounds
 from puna.web.server import Server, listen
 from puna.web.service import Limits, Model, Service
-from puna.web.supervisor import Link, Unavailable
+from puna.web.supervisor import Link, Supervisor, Unavailable
 
 CONTEXT = 512
 Script = Callable[[wire.Generate, int], str]
@@ -52,7 +52,8 @@ class FakeWorker:
         self.script: Script = by_default
         self.pause = 0.0
         self.failure: str = ""  # the kind of Failed that every request gets
-        self.mute = False  # whether it says nothing at all
+        self.mute = False  # whether its requests get no answer
+        self.hung = False  # whether it says nothing at all
         self.asked: list[wire.Generate] = []
         self.cancelled: list[str] = []
         self.running: dict[str, asyncio.Task[None]] = {}
@@ -66,6 +67,7 @@ class FakeWorker:
     def reset(self) -> None:
         """As it was at first."""
         self.script, self.pause, self.failure, self.mute = by_default, 0.0, "", False
+        self.hung = False
         self.asked.clear()
         self.cancelled.clear()
 
@@ -127,6 +129,8 @@ class FakeWorker:
         )
 
     def _take(self, asked: wire.Request, writer: asyncio.StreamWriter) -> None:
+        if self.hung:
+            return
         if isinstance(asked, wire.Cancel):
             self.cancelled.append(asked.id)
             if task := self.running.pop(asked.id, None):
@@ -196,12 +200,17 @@ class FakeSource:
         self.path, self.number = path, 0
         self.gone = False  # whether there are no more connections for now
         self.failed = ""  # why there never will be
+        self.killed: list[str] = []
 
     def start(self) -> None:
         """Nothing: the fake runs."""
 
     async def stop(self) -> None:
         """Nothing: the fake goes on."""
+
+    def kill(self, why: str) -> None:
+        """Only remembered: the fake goes on."""
+        self.killed.append(why)
 
     async def link(self, after: int = 0) -> Link:
         """The next connection."""
@@ -315,13 +324,16 @@ def serving(
     grace: float = 1.0,
     origins: tuple[str, ...] = (),
     ready: bool = True,
+    real: Supervisor | None = None,
+    hang: float = 300.0,
+    seconds: float = 5.0,
 ) -> Iterator[Running]:
-    """A server in a thread."""
+    """A server in a thread. real: what leads to its worker, which may take `seconds` to start."""
     fake = FakeWorker(folder / "worker", tokenizer)
     source = FakeSource(folder / "worker")
     source.gone = not ready
     service = Service(
-        models={"tiny": Model("tiny", source)},
+        models={"tiny": Model("tiny", real or source, hang)},
         keys=keys or Keys(),
         limits=limits or Limits(),
         admission=Admission(*admission),
@@ -334,7 +346,7 @@ def serving(
     running = Running(service, server, sock.getsockname()[1], fake, source, thread, token)
     try:
         assert until(lambda: server.started)
-        assert not ready or until(lambda: service.models["tiny"].worker.ready)
+        assert not ready or until(lambda: service.models["tiny"].worker.ready, seconds)
         yield running
     finally:
         for client in running.clients:

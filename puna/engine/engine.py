@@ -9,10 +9,9 @@ from torch import Tensor
 
 from puna.engine.blocks import blocks_for
 from puna.engine.loop import Loop
-from puna.engine.runner import Row
+from puna.engine.runner import Row, elastic
 from puna.engine.sequence import Request
 from puna.engine.step import Output
-from puna.engine.torch_runner import TorchRunner
 from puna.errors import InputError
 from puna.text.completion import Completion, SamplingParams
 from puna.text.dialog import Dialog
@@ -103,7 +102,7 @@ class Engine(Loop):
     def renew(self) -> None:
         """Forget what was computed with weights that may have changed since."""
         runner = self.runner
-        if isinstance(runner, TorchRunner) and runner.elastic and self.scheduler.idle:
+        if elastic(runner) and self.scheduler.idle:
             self.use(runner)
             runner.reserve(0)
 
@@ -171,7 +170,7 @@ class Engine(Loop):
     def embedding(self, ids: list[int], adapter: str | None, mean: bool) -> Tensor:
         """The vector of one prompt, read piece by piece."""
         need = blocks_for(len(ids))
-        if isinstance(self.runner, TorchRunner) and self.runner.elastic:
+        if elastic(self.runner):
             missing = need - self.blocks.available
             if missing > 0:
                 self.runner.reserve(self.blocks.count + missing)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from puna.errors import InputError
 from puna.text.completion import Grammar
+from puna.text.patterns import expanded, expanded_lark, expanded_schema, refuse_counts
 from puna.text.tokenizer import SentencePieceTokenizer, Tokenizer
 
 MAX_DEPTH = 64  # objects and lists inside one another in a JSON schema
@@ -166,11 +167,14 @@ def _translated(grammar: Grammar) -> str:
     """
     rules = grammar.text
     if grammar.kind == "regex":
+        refuse_counts("regex", expanded(grammar.text))
         rules = f"start: /{llguidance.regex_to_lark(grammar.text)}/"
     elif grammar.kind == "json_schema":
         rules = f"start: %json {json.dumps(_schema(grammar.text))}"
     elif "%llguidance" in rules:
         raise InputError("lark: %llguidance is not allowed, expected rules only")
+    else:
+        refuse_counts("lark", expanded_lark(grammar.text))
     head = '%llguidance {"no_forcing": true}'
     return str(llguidance.LLMatcher.grammar_from_lark(f"{head}\n{rules}\n"))
 
@@ -191,6 +195,7 @@ def _schema(text: str) -> dict[str, Any]:
         level = [x for part in parts for x in part if isinstance(x, dict | list)]
     if level:
         raise InputError(f"json_schema: is nested deeper than {MAX_DEPTH}")
+    refuse_counts("json_schema", expanded_schema(schema))
     return {**schema, "x-guidance": {"whitespace_flexible": False, "lenient": False}}
 
 

@@ -7,9 +7,9 @@ import torch
 
 from puna.engine.blocks import Blocks, blocks_for
 from puna.engine.grammar import Grammars
-from puna.engine.packing import runner_for
+from puna.engine.packing import live_runner, runner_for
 from puna.engine.proposals import Draft, Guesses
-from puna.engine.runner import Runner
+from puna.engine.runner import Runner, elastic
 from puna.engine.scheduler import CHUNK, Scheduler
 from puna.engine.sequence import Ends, Finish, Request
 from puna.engine.sequence import Sequence as Answer
@@ -62,7 +62,7 @@ class Loop:
 
     def use(self, model: Transformer | Runner) -> None:
         """Begin with a model, and an empty cache."""
-        self.runner: Runner = TorchRunner(model) if isinstance(model, Transformer) else model
+        self.runner: Runner = live_runner(model) if isinstance(model, Transformer) else model
         self.blocks = Blocks(self.runner.n_blocks)
         self.scheduler = Scheduler(self.blocks, self.rows, self.chunk)
 
@@ -72,15 +72,17 @@ class Loop:
         return self.runner.model  # type: ignore[attr-defined]
 
     def load(self, model: Transformer | Runner) -> None:
-        """Answer with other weights from now on. A packed model is packed again; else nothing is
-        copied, and training shows at once.
+        """Answer with other weights from now on. A packed model is packed again; one in training
+        is read anew for each call.
 
         RuntimeError while answers are being generated.
         """
         if not self.scheduler.idle:
             raise RuntimeError("weights cannot change while answers are being generated")
         runner = self.runner
-        if isinstance(model, Transformer) and isinstance(runner, TorchRunner):
+        if isinstance(model, Transformer) and elastic(runner):
+            self.use(model)
+        elif isinstance(model, Transformer) and isinstance(runner, TorchRunner):
             runner.load(model)
             self.blocks.forget()
         elif isinstance(model, Transformer) and isinstance(runner, Decoder):
@@ -150,7 +152,7 @@ class Loop:
     @property
     def room(self) -> int:
         """The most tokens that one answer and its prompt can have."""
-        if isinstance(self.runner, TorchRunner) and self.runner.elastic:
+        if elastic(self.runner):
             return self.runner.context
         return self.runner.n_blocks * self.runner.block_size
 
@@ -237,7 +239,7 @@ class Loop:
     def reserve(self) -> None:
         """Make an elastic cache large enough for all that may run at once."""
         runner = self.runner
-        if not (isinstance(runner, TorchRunner) and runner.elastic and self.scheduler.fresh):
+        if not (elastic(runner) and self.scheduler.fresh):
             return
         self.scheduler.fresh = False
         answers = self.scheduler.sequences()

@@ -19,6 +19,7 @@ from puna.engine.torch_runner import TorchRunner
 from puna.errors import InputError
 from puna.kernels import gpu
 from puna.model import adapters, checkpoint, folders, lora, peft, places
+from puna.model.importance import MOST, PAGE, importances
 from puna.model.lora import LoraConfig
 from puna.model.presets import cache_bytes_per_token
 from puna.model.source import Source
@@ -75,6 +76,7 @@ class Found:
     place: Path
     source: Source
     tokenizer: Tokenizer
+    context: int  # tokens that the model was made for; `source` may be set to fewer
 
 
 def find(name: Path | str, context: int | None = None, format: str | None = None) -> Found:
@@ -87,7 +89,7 @@ def find(name: Path | str, context: int | None = None, format: str | None = None
         raise InputError(f"context: {context} tokens given, expected at most the model's {most}")
     if context is not None:
         source = replace(source, args=replace(source.args, max_seq_len=context))
-    return Found(place, source, tokenizer)
+    return Found(place, source, tokenizer, most)
 
 
 def chosen_kind(found: Found, quant: str | None, packed: bool) -> str:
@@ -127,7 +129,7 @@ def open_runner(
     packed = quant != "none" and not there and native_kernels() is not None
     kind, pool = chosen_kind(found, quant, packed), pool or Pool(1)
     gpu.refuse_kind(kind, "cuda" if there else "cpu")
-    if kind in CODED and not packed and named:
+    if kind in CODED and there and named:
         raise InputError(f"adapter: cannot be used with quant {kind} on this machine")
     added = {name: read_adapter(path, found) for name, path in (named or {}).items()}
     if packed:
@@ -163,8 +165,20 @@ def open_native(found: Found, kind: str, pool: Pool, threads: int | None) -> tup
             raise InputError(f"tensor {name}: holds NaN or infinity")
         return value
 
+    counts = page_importances(found) if kind == "int4" else None
     rope = rotary_table(source.args)
-    return Decoder(source.args, tensor, kind, blocks, threads, rope=rope), token_bytes
+    decoder = Decoder(source.args, tensor, kind, blocks, threads, rope=rope, importance=counts)
+    return decoder, token_bytes
+
+
+def page_importances(found: Found) -> dict[str, Tensor]:
+    """What an error in each input of the matrices costs, as `puna quantise` measures it.
+
+    The codes are the model's own: a smaller context than the model's changes none of them.
+    """
+    args = replace(found.source.args, max_seq_len=min(found.context, MOST))
+    tensors, page = found.source.tensors, found.tokenizer.encode(PAGE)
+    return importances(args, lambda name: tensors[name].read(), page)
 
 
 def pairs_of(config: LoraConfig, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -180,7 +194,10 @@ def open_module(found: Found, kind: str, pool: Pool, frozen: bool) -> tuple[Torc
     """
     args = found.source.args
     if kind in CODED and not torch.cuda.is_available():
-        raise InputError(f"quant: {kind} needs the native kernels, which are not there")
+        raise InputError(
+            f"quant: {kind} needs the native kernels, which were not built; "
+            "expected float32, bfloat16 or none"
+        )
     dtype = torch.float32 if kind == "float32" else torch.bfloat16
     token_bytes = 2 * cache_bytes_per_token(args, dtype.itemsize)
     blocks = pool.size(args.max_seq_len, token_bytes)

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 
 from puna.engine.blocks import Blocks, OutOfBlocks, blocks_for
 from puna.engine.drawing import draw
-from puna.engine.runner import Row, Runner
+from puna.engine.runner import Row, Runner, elastic
 from puna.engine.scheduler import CHUNK
 from puna.engine.sequence import Sequence as Answer
 from puna.engine.speculation import Lookup, Pace, Shadow
-from puna.engine.torch_runner import TorchRunner
 
 ROWS = 4  # a larger batch uses the processor fully: a wrong guess costs as much as a token
 
@@ -64,8 +63,6 @@ class Guesses:
     def learn(self, answer: Answer, proposed: int, right: int) -> None:
         """Take in how many of an answer's guesses were right."""
         answer.guesser.pace.learn(proposed, right)
-        answer.timings.proposed += proposed
-        answer.timings.accepted += right
         if self.draft:
             self.draft.keep(answer, right)
 
@@ -149,7 +146,7 @@ class Draft:
         state = self.states.setdefault(answer, Drafted())
         need = blocks_for(tokens) - len(state.blocks)
         runner = self.runner
-        if isinstance(runner, TorchRunner) and runner.elastic and need > self.blocks.available:
+        if elastic(runner) and need > self.blocks.available:
             runner.reserve(2 * self.blocks.count + need)
             self.blocks.grow(runner.n_blocks)
         try:

@@ -1,14 +1,16 @@
 """What computes: tokens in blocks of the cache go in, logits come out.
 
-Two kinds: `TorchRunner` (any device, weights that may change while it runs, adapters) and the
-native decoder of `puna.kernels`, which packs a frozen model for a processor.
+`TorchRunner` computes with the module itself, on any device; the native decoder of `puna.kernels`
+packs a frozen model for a processor; `packing.LiveDecoder` packs one in training for each call.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from torch import Tensor
+
+from puna.model.transformer import Transformer
 
 
 @dataclass(eq=False, slots=True)
@@ -57,3 +59,24 @@ class Runner(Protocol):
     def copy_block(self, source: int, target: int) -> None:
         """Make the block `target` a copy of `source`."""
         ...
+
+
+class Live(Runner, Protocol):
+    """A runner over a module in training: its cache grows as it is needed, and the engine keeps
+    nothing of it from one call to the next.
+    """
+
+    elastic: bool  # False: of a fixed size, for weights that stay as they are until `load`
+
+    def load(self, model: Transformer) -> None:
+        """Compute with another module."""
+        ...
+
+    def reserve(self, blocks: int) -> None:
+        """Make the cache `blocks` large. A larger one keeps what was there; 0 drops all."""
+        ...
+
+
+def elastic(runner: Runner) -> TypeGuard[Live]:
+    """Whether a runner's cache grows."""
+    return bool(getattr(runner, "elastic", False))

@@ -118,12 +118,17 @@ class Step:
     def draws(self, heads: list["Head"], logits: Tensor) -> None:
         """Draw a token for every head, and the next ones while the guesses were right."""
         guessing = [head for head in heads if head.proposed]
+        for head in guessing:
+            head.answer.timings.proposed += len(head.proposed)
         while heads:
             going = []
             for head, drawn in zip(heads, self.draw(heads, logits), strict=True):
                 if isinstance(drawn, Exception):
                     self.fail(head.answer, drawn)
-                elif self.push(head.answer, drawn) and head.right(drawn.id):
+                    continue
+                right = head.guessed == drawn.id
+                head.answer.timings.accepted += right  # also in the step that ends the answer
+                if self.push(head.answer, drawn) and right:
                     going.append(head.next())
             heads = going
         for head in guessing:
@@ -199,16 +204,15 @@ class Head:
     proposed: list[int]
     done: int = 0  # guesses that were right
 
-    def right(self, token: int) -> bool:
-        """Whether `token` was guessed; its keys and values are there then."""
-        if self.done < len(self.proposed) and self.proposed[self.done] == token:
-            self.done += 1
-            self.answer.computed += 1
-            return True
-        return False
+    @property
+    def guessed(self) -> int | None:
+        """The token that was guessed for this draw, if any."""
+        return self.proposed[self.done] if self.done < len(self.proposed) else None
 
     def next(self) -> "Head":
-        """The draw behind a right guess."""
+        """The draw behind a right guess, whose keys and values are there."""
+        self.done += 1
+        self.answer.computed += 1
         self.place += 1
         return self
 

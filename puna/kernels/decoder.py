@@ -112,9 +112,10 @@ class Decoder:
         self._lock = threading.Lock()
         self._slots: dict[str, int] = {}
         self._kept: dict[int, list[Tensor]] = {}  # the tensors of every adapter's slot
+        self._records_of: dict[int, ctypes.Array] = {}  # and where they are
         self._rope = torch.view_as_real(rope.to(torch.complex64)).contiguous()
         self._weights(tensors, importance or {})
-        self._allocate_cache()
+        self._cache = self._fresh_cache()
         self._start()
 
     def _weights(self, tensors: Callable[[str], Tensor], importance: Mapping[str, Tensor]) -> None:
@@ -162,13 +163,13 @@ class Decoder:
             self._norms += [norm(f"layers.{number}.{n}") for n in ("attention_norm", "ffn_norm")]
         self._norms.append(norm("norm"))
 
-    def _allocate_cache(self) -> None:
-        """Zeros: memory is taken only when a block is first written."""
+    def _fresh_cache(self) -> Tensor:
+        """Zeros [n_layers, n_blocks, bytes]: memory is taken only when a block is first written."""
         args = self.args
         size = 4 if self.kind == "float32" else 2
         head = BLOCK * (args.head_dim + -(-args.head_dim // LANES) * LANES) * size
-        whole = args.n_layers * self.n_blocks * args.kv_heads * head
-        self._cache = torch.from_numpy(np.zeros(whole, dtype=np.uint8))  # torch's are written
+        shape = (args.n_layers, self.n_blocks, args.kv_heads * head)
+        return torch.from_numpy(np.zeros(shape, dtype=np.uint8))  # torch's own are written
 
     def _start(self) -> None:
         """Hand everything to the library."""
@@ -191,6 +192,20 @@ class Decoder:
         self._handle = self._native.puna_decoder_new(self._isa, ctypes.byref(config))
         if not self._handle:
             raise MemoryError("the native decoder found no memory")
+
+    def resize(self, n_blocks: int) -> None:
+        """Make the cache `n_blocks` large; what both sizes have stays as it is."""
+        if n_blocks < 1:
+            raise InputError(f"n_blocks is {n_blocks}, expected at least 1")
+        with self._lock:
+            old, kept = self._cache, min(n_blocks, self.n_blocks)
+            self.n_blocks = n_blocks
+            self._cache = self._fresh_cache()
+            self._cache[:, :kept] = old[:, :kept]
+            self._native.puna_decoder_free(self._handle)
+            self._start()
+            for slot, records in self._records_of.items():
+                native.check(self._native.puna_decoder_set_adapter(self._handle, slot, records))
 
     def __del__(self) -> None:
         """Give the library's part back."""
@@ -292,7 +307,7 @@ class Decoder:
         slot = next(n for n in range(len(self._slots) + 1) if n not in self._slots.values())
         with self._lock:
             native.check(self._native.puna_decoder_set_adapter(self._handle, slot, records))
-        self._slots[name], self._kept[slot] = slot, kept
+        self._slots[name], self._kept[slot], self._records_of[slot] = slot, kept, records
 
     def _place(self, given: str, sizes: dict[str, tuple[int, int]]) -> tuple[int, int, int]:
         """Number of an adapted matrix in the library's order, and its sizes (in, out)."""
@@ -305,11 +320,6 @@ class Decoder:
             )
         return int(layer) * len(PLACES) + PLACES.index(place), *sizes[place]
 
-    @property
-    def adapters(self) -> list[str]:
-        """The names of the adapters that were added."""
-        return list(self._slots)
-
     def remove_adapter(self, name: str) -> None:
         """Forget an adapter."""
         if name not in self._slots:
@@ -317,7 +327,7 @@ class Decoder:
         with self._lock:
             slot = self._slots.pop(name)
             self._native.puna_decoder_set_adapter(self._handle, slot, None)
-            del self._kept[slot]
+            del self._kept[slot], self._records_of[slot]
 
 
 def calls(parts: Sequence[Part]) -> list[list[Part]]:

@@ -1,9 +1,17 @@
 """The compiled library: found, checked, called through ctypes.
 
 It is compiled when Puna is installed (`setup.py`), contains no Python and no torch, and holds the
-kernels for several instruction sets. The best one that the machine has is used, after a small
-product has shown that it gives the same bits as the plain one; `PUNA_ISA` (avx512, avx2, neon,
-plain) asks for a lower one. Without the library `available()` is None, and one warning is logged.
+kernels for several instruction sets, each in a unit of its own that is empty on other processors:
+
+    avx512   x86-64 with AVX-512 F, BW, VL, DQ and VNNI
+    avx2     x86-64 with AVX2, FMA and F16C
+    dotprod  aarch64 with the dotprod extension (Apple M1, Graviton 2 and later)
+    neon     every aarch64
+    plain    any machine, and the yardstick of the others
+
+The best one that the machine says it has (cpuid, the kernel's hwcap, macOS's sysctl) is used, after
+a small product has shown that it gives the same bits as the plain one; `PUNA_ISA` asks for a lower
+one. Without the library `available()` is None, and one warning is logged.
 
 ctypes releases the interpreter's lock during a call. The records below are those of `cpp/types.h`
 and `cpp/decoder.h`.
@@ -12,6 +20,7 @@ and `cpp/decoder.h`.
 import ctypes
 import logging
 import os
+import sys
 from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -22,9 +31,9 @@ from torch import Tensor
 from puna.errors import InputError
 
 LOG = logging.getLogger(__name__)
-ISAS = ("avx512", "avx2", "neon", "plain")  # the library's numbers, best first
+ISAS = ("avx512", "avx2", "dotprod", "neon", "plain")  # the library's numbers, best first
 KINDS = ("float32", "bfloat16", "int8", "int4")  # the library's numbers
-VERSION = 2  # of the records and calls; the library says its own
+VERSION = 3  # of the records and calls; the library says its own
 GROUP = 32  # inputs that share a scale
 LANES = 16  # rows side by side in a packed matrix, tokens in a block of the cache
 MAX_QUERIES = 8
@@ -130,7 +139,10 @@ def library() -> ctypes.CDLL | None:
             function = getattr(native, name)
             function.restype, function.argtypes = result, arguments
         return native
-    LOG.warning("the native kernels were not built (is there a C++ compiler?): torch is used")
+    LOG.warning(
+        "the native kernels were not built, torch answers instead, slowly: "
+        "install a C++ compiler, then Puna again (pip install --force-reinstall --no-deps)"
+    )
     return None
 
 
@@ -191,7 +203,17 @@ def number(isa: str | None) -> int:
 
 @cache
 def cores() -> int:
-    """Physical cores that this process may use: two threads of one core share its arithmetic."""
+    """Physical cores that this process may use: two threads of one core share its arithmetic.
+
+    OMP_NUM_THREADS, by which PyTorch is bounded, bounds them too.
+    """
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    most = int(said) if said.isdecimal() and int(said) else sys.maxsize
+    return min(most, physical_cores())
+
+
+def physical_cores() -> int:
+    """The cores of this process's processors, each counted once."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     if allowed is None:
         return os.cpu_count() or 1

@@ -14,6 +14,8 @@ from puna.web.failures import unavailable
 from puna.web.supervisor import Link, Unavailable
 
 STATS_SECONDS = 2.0
+HANG_SECONDS = 300.0  # without a sign of life, while requests run, until a worker is ended
+BEATS = 5  # times that it is asked for one in that time
 
 Piece = wire.Piece | wire.Done | wire.Prompt | wire.Embedded | wire.Failed
 
@@ -74,6 +76,10 @@ class Source(Protocol):
         """End the worker."""
         ...
 
+    def kill(self, why: str) -> None:
+        """End the worker at once, for this reason; another one is started."""
+        ...
+
     async def link(self, after: int = 0) -> Link:
         """A connection numbered above `after`. Unavailable: there will be none."""
         ...
@@ -83,11 +89,14 @@ class Worker:
     """The connection to one worker, made again whenever it is lost.
 
     `run` keeps it up. `ready` is None while there is none: the worker loads, or has died;
-    `given_up` then says why there will be none any more.
+    `given_up` then says why there will be none any more. A worker that hangs, so that for `hang`
+    seconds nothing comes of it while requests run, is ended, and its requests with it.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, hang: float = HANG_SECONDS) -> None:
         """A worker whose connections `source` makes."""
+        self.hang = hang
+        self._heard = False  # whether a reply came since the last beat
         self.ready: Ready | None = None
         self.losses = 0  # connections that broke
         self.given_up = ""
@@ -112,10 +121,12 @@ class Worker:
                 self.given_up = str(error)
                 return
             number = link.number
+            watch = asyncio.create_task(self._watch(link))
             try:
                 with contextlib.suppress(OSError, InputError):
                     await self._converse(link)
             finally:
+                watch.cancel()
                 self.losses += 1
                 self.ready = self._writer = None
                 link.writer.close()
@@ -166,7 +177,20 @@ class Worker:
         tokenizer = await asyncio.to_thread(open_tokenizer, hello.tokenizer, hello.format)
         self._writer, self.ready = link.writer, Ready(hello, tokenizer)
         while (reply := await wire.REPLIES.receive(link.reader)) is not None:
+            self._heard = True
             self._sort(reply)
+
+    async def _watch(self, link: Link) -> None:
+        """End a worker that hangs. Beats are counted, not seconds: this process may be held up."""
+        silent = 0
+        while silent <= BEATS:
+            await asyncio.sleep(self.hang / BEATS)
+            silent = 0 if self._heard or not self._open else silent + 1
+            self._heard = False
+            if self._open:
+                link.writer.write(wire.encode(wire.Stats()))
+        self._source.kill(f"it has said nothing for {self.hang:g} s while requests ran")
+        link.writer.close()
 
     def _sort(self, reply: wire.Reply) -> None:
         if isinstance(reply, wire.Counters):

@@ -10,11 +10,12 @@
     admin = true
 
 Every line but the digest may be left out: nothing is then limited, all models may be asked, and
-`/metrics` may not be read.
+`/metrics` may not be read. A server follows changes of the file without a new start.
 """
 
 import hashlib
 import hmac
+import logging
 import os
 import re
 import secrets
@@ -30,6 +31,8 @@ from puna.errors import InputError
 
 Positive = Annotated[int, Meta(ge=1)]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+log = logging.getLogger("puna.web")
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -54,11 +57,19 @@ NOBODY = Key(name="local", sha256="0" * 64, admin=True)
 
 
 class Keys:
-    """The keys of a server."""
+    """The keys of a server; those of a file are read again when it has changed."""
 
-    def __init__(self, keys: Iterable[Key] = ()) -> None:
-        """Keep the keys; none at all leaves the server open."""
-        self._keys = list(keys)
+    def __init__(
+        self,
+        keys: Iterable[Key] = (),
+        path: Path | None = None,
+        seen: tuple[int, ...] = (),
+    ) -> None:
+        """Keep the keys; none at all leaves the server open.
+
+        path: the file that they were read from, which looked like `seen` before.
+        """
+        self._keys, self._path, self._seen = list(keys), path, seen
 
     def __bool__(self) -> bool:
         """Whether a key is needed."""
@@ -66,6 +77,7 @@ class Keys:
 
     def find(self, text: bytes) -> Key | None:
         """The key with this text, or None. How long that takes says nothing about the text."""
+        self._refresh()
         digest = hashlib.sha256(text).hexdigest()
         found = None
         for key in self._keys:
@@ -74,8 +86,36 @@ class Keys:
         return found
 
 
+    def _refresh(self) -> None:
+        """Take what the file says now; one that cannot be used changes nothing, in one line."""
+        state = _state(self._path)
+        if self._path is None or state == self._seen:
+            return
+        self._seen = state
+        try:
+            self._keys = _read(self._path)
+        except (InputError, OSError) as error:
+            log.error("the keys stay as they were: %s", " ".join(str(error).split()))
+        else:
+            log.info("%s: read again, %d keys", self._path, len(self._keys))
+
+
+def _state(path: Path | None) -> tuple[int, ...]:
+    """What changes when a file does; nothing where there is none."""
+    try:
+        found = path.stat() if path else None
+    except OSError:
+        return ()
+    return (found.st_mtime_ns, found.st_size, found.st_ino) if found else ()
+
+
 def read_keys(path: Path) -> Keys:
     """The keys in a file. InputError: not of this layout, a digest twice, or no key."""
+    seen = _state(path)
+    return Keys(_read(path), path, seen)
+
+
+def _read(path: Path) -> list[Key]:
     keys = []
     for name, table in read_toml(path).items():
         if not NAME.fullmatch(name):
@@ -91,7 +131,7 @@ def read_keys(path: Path) -> Keys:
         raise InputError(f"{path}: holds no key; --new-key=NAME makes one")
     if len({key.sha256 for key in keys}) < len(keys):
         raise InputError(f"{path}: two names have the same key")
-    return Keys(keys)
+    return keys
 
 
 def add_key(path: Path, name: str) -> str:

@@ -65,10 +65,18 @@ class Quota:
 
     def __init__(self, key: Key, clock: Clock = time.monotonic) -> None:
         """Full buckets of the key's sizes; none where the key has no limit."""
-        self.key, self.running = key, 0
-        self.requests = _bucket(key.requests_per_minute, MINUTE, clock)
-        self.tokens = _bucket(key.tokens_per_minute, MINUTE, clock)
-        self.daily = _bucket(key.tokens_per_day, DAY, clock)
+        self.running = 0
+        self.requests: Bucket | None = None
+        self.tokens: Bucket | None = None
+        self.daily: Bucket | None = None
+        self.follow(key, clock)
+
+    def follow(self, key: Key, clock: Clock) -> None:
+        """Take the key's limits as they are now; what was used stays used."""
+        self.key = key
+        self.requests = _bucket(key.requests_per_minute, MINUTE, clock, self.requests)
+        self.tokens = _bucket(key.tokens_per_minute, MINUTE, clock, self.tokens)
+        self.daily = _bucket(key.tokens_per_day, DAY, clock, self.daily)
 
     @property
     def token_buckets(self) -> list[Bucket]:
@@ -118,8 +126,18 @@ class Quotas:
         """The key's quota."""
         if key.name not in self._quotas:
             self._quotas[key.name] = Quota(key, self._clock)
-        return self._quotas[key.name]
+        quota = self._quotas[key.name]
+        if quota.key != key:
+            quota.follow(key, self._clock)
+        return quota
 
 
-def _bucket(size: int | None, period: float, clock: Clock) -> Bucket | None:
-    return None if size is None else Bucket(size, period, clock)
+def _bucket(
+    size: int | None, period: float, clock: Clock, before: Bucket | None
+) -> Bucket | None:
+    if size is None or (before and before.size == size):
+        return before if size is not None else None
+    found = Bucket(size, period, clock)
+    if before:
+        found.take(before.size - before.left)
+    return found

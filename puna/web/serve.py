@@ -26,6 +26,7 @@ from msgspec import Meta
 from puna.errors import InputError
 from puna.web.admission import Admission
 from puna.web.app import build
+from puna.web.client import HANG_SECONDS
 from puna.web.keys import Keys, add_key, read_keys
 from puna.web.protocol import Bounds
 from puna.web.server import Server, listen
@@ -35,7 +36,7 @@ from puna.web.supervisor import Supervisor, worker_command
 POSITIONAL = "models..."
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-WORKER_GRACE = 5.0  # seconds; what runs was ended before the worker is
+WORKER_SECONDS = 5.0  # until a worker is killed at the end, when nothing runs any more
 
 Whole = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
@@ -70,6 +71,8 @@ class Config:
     body_seconds: Seconds = 30.0  # for the body
     write_seconds: Seconds = 20.0  # until a client that does not read is cut off
     ping_seconds: Seconds = 10.0  # between signs of life in a stream while the prompt is read
+    # until a worker that says nothing while requests run is ended and started again
+    hang_seconds: Seconds = HANG_SECONDS
     grace: Annotated[float, Meta(ge=0, le=86400)] = 30.0  # seconds for what runs, at the end
 
 
@@ -140,8 +143,15 @@ def models_of(config: Config) -> dict[str, Model]:
     models = {}
     for name, place in places.items():
         options = worker_options(config, adapters[name])
-        source = Supervisor(name, worker_command(place, options), grace=WORKER_GRACE, log=note)
-        models[name] = Model(name, source)
+        # The worker's own grace counts where SIGTERM reaches all processes, as under systemd.
+        source = Supervisor(
+            name,
+            worker_command(place, options),
+            grace=config.grace,
+            ending=WORKER_SECONDS,
+            log=note,
+        )
+        models[name] = Model(name, source, config.hang_seconds)
     return models
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from puna.text.template import TagPolicy
 from puna.web.admission import Admission
-from puna.web.client import Ready, Source, Worker
+from puna.web.client import HANG_SECONDS, Ready, Source, Worker
 from puna.web.failures import ApiError, unavailable
 from puna.web.keys import Key, Keys
 from puna.web.metrics import Metrics
@@ -27,9 +27,9 @@ class Limits:
 class Model:
     """One model, its worker, and its adapters."""
 
-    def __init__(self, name: str, source: Source) -> None:
-        """A model under a name; `source` leads to its worker."""
-        self.name, self.worker = name, Worker(source)
+    def __init__(self, name: str, source: Source, hang: float = HANG_SECONDS) -> None:
+        """A model under a name; `source` leads to its worker, which may be silent for `hang` s."""
+        self.name, self.worker = name, Worker(source, hang)
 
     @property
     def names(self) -> list[str]:

@@ -69,16 +69,18 @@ class Supervisor:
         tries: int = 5,
         start_seconds: float = 1800.0,
         grace: float = 30.0,
+        ending: float | None = None,
         back_off: float = BACK_OFF,
         healthy: float = HEALTHY_SECONDS,
         log: Log | None = None,
     ):
         """tries: deaths in a row until it is given up; a worker that lived `healthy` seconds after
         its hello starts the count again. start_seconds: for loading the model. grace: seconds that
-        running answers have to end in when the worker is stopped.
+        running answers have to end in when the worker is told to stop, by `stop` or by somebody
+        else. ending: seconds that `stop` waits until it kills; none: a little more than the grace.
         """
         self.name, self.command, self.tries = name, list(command), tries
-        self.start_seconds, self.grace = start_seconds, grace
+        self.start_seconds, self.grace, self.ending = start_seconds, grace, ending
         self.back_off, self.healthy = back_off, healthy
         self.log = log or (lambda line: print(line, file=sys.stderr, flush=True))
         self.state: State = "starting"
@@ -121,9 +123,12 @@ class Supervisor:
         if self._task is not None:
             await self._task
 
-    def kill(self) -> None:
+    def kill(self, why: str = "") -> None:
         """End the worker at once; it is started again unless `stop` was called."""
         if self.process is not None and self.process.returncode is None:
+            if why:
+                self.log(f"{self.name}: the worker is killed: {why}")
+                self._last = why
             self.process.kill()
 
     @property
@@ -252,7 +257,8 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), self.grace + 5)
+                patience = self.grace + 5 if self.ending is None else self.ending
+                await asyncio.wait_for(process.wait(), patience)
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()

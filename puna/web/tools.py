@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from puna.errors import InputError
 from puna.text.completion import Grammar
+from puna.text.patterns import EXPANDED, expanded, expanded_schema
 from puna.web.failures import refused
-from puna.web.patterns import check_counts, check_pattern
 from puna.web.schemas import JsonObject, JsonSchema, Regex, Tool, ToolCall, ToolNamed
 
 SCHEMA_CHARACTERS = 64 << 10  # of one schema in JSON
@@ -81,9 +81,15 @@ def grammar_of(
         check_schema(schema, "response_format.json_schema.schema")
         return _grammar("json_schema", _json(schema), "response_format")
     if isinstance(form, Regex):
-        check_pattern(form.pattern, "response_format.pattern")
+        check_counts(expanded(form.pattern), "response_format.pattern")
         return _grammar("regex", form.pattern, "response_format")
     return None
+
+
+def check_counts(size: int, param: str) -> None:
+    """ApiError 400: the counts of a pattern or a schema stand for so many characters: too many."""
+    if size > EXPANDED:
+        raise refused(param, f"its counts stand for more than {EXPANDED} characters")
 
 
 def check_schema(schema: Mapping[str, Any], param: str) -> None:
@@ -91,7 +97,7 @@ def check_schema(schema: Mapping[str, Any], param: str) -> None:
     size = len(_json(schema))
     if size > SCHEMA_CHARACTERS:
         raise refused(param, f"has {size} characters, expected at most {SCHEMA_CHARACTERS}")
-    check_counts(schema, param)
+    check_counts(expanded_schema(schema), param)
     references = 0
     waiting: list[Any] = [schema]
     while waiting:

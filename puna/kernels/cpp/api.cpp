@@ -3,9 +3,28 @@
 
 #include "decoder.h"
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 using namespace puna;
 
 namespace {
+
+// Whether an aarch64 has the dotprod extension, as its kernel says.
+bool dot_products() {
+#if defined(__aarch64__) && defined(__linux__)
+    return getauxval(AT_HWCAP) >> 20 & 1;  // HWCAP_ASIMDDP
+#elif defined(__aarch64__) && defined(__APPLE__)
+    int has = 0;
+    size_t size = sizeof(has);
+    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &has, &size, nullptr, 0) == 0 && has;
+#else
+    return false;
+#endif
+}
 
 // Instruction sets from the best to the plainest; null where the machine or the build has it not.
 const Kernels* kernels_of(int isa) {
@@ -23,8 +42,9 @@ const Kernels* kernels_of(int isa) {
                        ? avx2_kernels()
                        : nullptr;
 #endif
-        case 2: return neon_kernels();
-        case 3: return plain_kernels();
+        case 2: return dot_products() ? dotprod_kernels() : nullptr;
+        case 3: return neon_kernels();
+        case 4: return plain_kernels();
         default: return nullptr;
     }
 }
@@ -44,7 +64,7 @@ int guarded(const Body& body) {
 
 extern "C" {
 
-int puna_version() { return 2; }
+int puna_version() { return 3; }
 
 const char* puna_isa_name(int isa) {
     const Kernels* kernels = kernels_of(isa);

@@ -1,4 +1,16 @@
-// NEON: not written yet; such machines use the plain kernels.
-#include "types.h"
+// NEON, which every aarch64 has: 32 registers of 4 lanes.
+#if defined(__AARCH64EL__)
 
+namespace {
+constexpr int FLOAT_ROWS = 1, FLOAT_TOKENS = 6, INT_TOKENS = 8;
+}
+
+#include "simd_neon.h"
+#include "body.h"
+
+static const Kernels kernels = table("neon");
+const Kernels* puna::neon_kernels() { return &kernels; }
+#else
+#include "types.h"
 const puna::Kernels* puna::neon_kernels() { return nullptr; }
+#endif

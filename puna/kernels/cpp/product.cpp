@@ -27,8 +27,8 @@ void* Scratch::room(size_t bytes) {
     if (bytes > size_) {
         std::free(at_);
         size_ = 0;
-        at_ = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-        if (!at_) throw std::bad_alloc();
+        at_ = nullptr;
+        if (posix_memalign(&at_, 64, bytes)) throw std::bad_alloc();
         size_ = bytes;
     }
     return at_;

@@ -78,6 +78,7 @@ struct Kernels {
 const Kernels* plain_kernels();
 const Kernels* avx2_kernels();    // null where not compiled in
 const Kernels* avx512_kernels();
+const Kernels* dotprod_kernels();
 const Kernels* neon_kernels();
 
 }  // namespace puna
