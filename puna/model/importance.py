@@ -1,9 +1,9 @@
 """What an error in each input of a matrix costs: the mean square of what comes in.
 
 A few inputs of a Llama are many times larger than the others, whatever the text says, and the codes
-of a 4-bit matrix must spare them: on SmolLM2 that takes three quarters off the divergence
-(docs/log.md). So a model is shown a page, `PAGE` where nothing better is given, before it is put
-into int4.
+of a 4-bit matrix must spare them: on weights off any 4-bit grid that takes two thirds off the
+divergence (docs/log.md). So a model is shown a page, `PAGE` where nothing better is given, before
+it is put into int4.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -35,9 +35,10 @@ def chunked_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """`cross_entropy` of the logits hidden @ weight.T, at most `most` of which exist at a time.
 
-    A few (an eighth of `most`) are computed whole, by autograd. hidden [..., D]; weight [V, D], the output projection; targets and mask as there. The gradient
-    is computed beside the loss, chunk by chunk, so that no chunk is kept or computed twice: memory
-    is that of one chunk and of the gradients themselves. Under autocast the products are in its
+    hidden [..., D]; weight [V, D], the output projection; targets and mask as there. Up to an
+    eighth of `most` logits are computed whole, by autograd. Of more the gradient is computed beside
+    the loss, chunk by chunk, so that no chunk is kept or computed twice: memory is that of one
+    chunk and of the gradients themselves. Under autocast the products are in its
     type; the softmax, its statistics and the sums are float32 always (float64 for float64).
     Differentiable once. ValueError where shapes differ.
     """

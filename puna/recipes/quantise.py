@@ -7,7 +7,7 @@ For each kind: bits and bytes, perplexity, the KL divergence of its predictions 
 bfloat16 (mean and 99th percentile), and how often the most likely token is the same. The native
 kernels compute it, or torch as they would, inputs rounded to 8 bits included. With a calibration
 text int4 is measured once more, its errors compensated; `save` writes that model as a checkpoint in
-float32, which in int4 has these codes again. Writes quantisation.json and quantisation.md.
+float32, which served in int4 has these figures. Writes quantisation.json and quantisation.md.
 """
 
 from collections.abc import Callable, Sequence
@@ -70,7 +70,8 @@ def main(config: Config) -> dict:
     reference = opened(args, tensors, REFERENCE)
     with run.track(len(rows), f"{REFERENCE}, to compare with") as advance:
         states = [counted(advance, reference.hidden(row[:-1])) for row in rows]
-    counts = importances(args, lambda name: tensors[name](), tokenizer.encode(PAGE))
+    seen = tokenizer.encode(PAGE)  # as whoever serves a model in int4 lets it see it
+    counts = importances(args, lambda name: tensors[name](), seen)
     found: dict[str, dict[str, Any]] = {}
     for kind in config.kinds:
         with run.track(len(rows), kind) as advance:
@@ -84,8 +85,9 @@ def main(config: Config) -> dict:
         with run.track(source.args.n_layers, "calibrate, layers") as advance:
             calibrate(whole, "int4", given, advance)
         fitted = tensors | {n: partial(held, w) for n, w in layer_weights(whole)}
+        counts = importances(args, lambda name: fitted[name](), seen)
         with run.track(len(rows), CALIBRATED) as advance:
-            model = opened(args, fitted, "int4")
+            model = opened(args, fitted, "int4", counts)
             figures = compare(model, reference, rows, states, advance)
         found[CALIBRATED] = sizes(source, "int4") | figures
         if config.save:
