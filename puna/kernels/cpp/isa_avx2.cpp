@@ -9,6 +9,7 @@
 
 namespace {
 constexpr int FLOAT_ROWS = 2, FLOAT_TOKENS = 3, INT_TOKENS = 4;
+constexpr int WIDE_ROWS = 1, WIDE_TOKENS = 4;
 }
 
 #include "simd_avx2.h"

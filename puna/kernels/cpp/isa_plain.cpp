@@ -3,6 +3,7 @@
 
 namespace {
 constexpr int FLOAT_ROWS = 1, FLOAT_TOKENS = 2, INT_TOKENS = 2;
+constexpr int WIDE_ROWS = 1, WIDE_TOKENS = 2;
 }
 
 #include "simd_plain.h"

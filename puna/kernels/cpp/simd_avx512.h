@@ -32,6 +32,7 @@ inline void store_half(uint16_t* p, F a) {
 }
 
 inline I load_int(const void* p) { return {_mm512_loadu_si512(p)}; }
+inline void store_int(void* p, I a) { _mm512_storeu_si512(p, a.v); }
 inline I splat_int(int32_t a) { return {_mm512_set1_epi32(a)}; }
 inline F to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline I to_int(F a) { return {_mm512_cvtps_epi32(a.v)}; }  // nearest even
@@ -60,6 +61,7 @@ inline I low_nibbles(I a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}
 inline I high_nibbles(I a) {
     return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
 }
+constexpr bool SIXTEENTHS = true;  // dot4 may have bytes up to 240
 inline I load_bytes(const uint8_t* p) {
     return {_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p))};
 }

@@ -37,6 +37,7 @@ inline F load_half(const uint16_t* p) { F r; EACH r.v[i] = half_to_float(p[i]); 
 inline void store_half(uint16_t* p, const F& a) { EACH p[i] = float_to_half(a.v[i]); }
 
 inline I load_int(const void* p) { I r; std::memcpy(r.v, p, 64); return r; }
+inline void store_int(void* p, const I& a) { std::memcpy(p, a.v, 64); }
 inline I splat_int(int32_t a) { I r; EACH r.v[i] = a; return r; }
 inline F to_float(const I& a) { F r; EACH r.v[i] = float(a.v[i]); return r; }
 inline I to_int(const F& a) {  // adding 1.5 * 2^23 rounds to the nearest even integer
@@ -72,8 +73,9 @@ inline I low_nibbles(const I& a) { I r; EACH r.v[i] = a.v[i] & 0x0f0f0f0f; retur
 inline I high_nibbles(const I& a) {
     I r; EACH r.v[i] = int32_t(uint32_t(a.v[i]) >> 4 & 0x0f0f0f0fu); return r;
 }
+constexpr bool SIXTEENTHS = true;
 inline I load_bytes(const uint8_t* p) { I r; EACH r.v[i] = p[i]; return r; }
-inline I times16(const I& a) { I r; EACH r.v[i] = a.v[i] * 16; return r; }
+inline I times16(const I& a) { I r; EACH r.v[i] = int32_t(uint32_t(a.v[i]) << 4); return r; }
 inline I add_product(const I& acc, const I& a, int32_t b) {
     I r; EACH r.v[i] = acc.v[i] + a.v[i] * b; return r;
 }
