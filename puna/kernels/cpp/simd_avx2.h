@@ -56,12 +56,19 @@ inline F power_of_two(I n) {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.a, bias), 23)),
             _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.b, bias), 23))};
 }
-inline int32_t sum_int(I x) {
+inline int32_t sum_int(I x, I y) {
     alignas(32) int32_t lanes[8];
-    _mm256_store_si256((__m256i*)lanes, _mm256_add_epi32(x.a, x.b));
+    _mm256_store_si256((__m256i*)lanes, _mm256_add_epi32(_mm256_add_epi32(x.a, x.b), _mm256_add_epi32(y.a, y.b)));
     int32_t sum = 0;
     for (int i = 0; i < 8; i++) sum += lanes[i];
     return sum;
+}
+inline float largest_lane(F x) {
+    alignas(32) float lanes[8];
+    _mm256_store_ps(lanes, _mm256_max_ps(x.a, x.b));
+    float top = lanes[0];
+    for (int i = 1; i < 8; i++) top = lanes[i] > top ? lanes[i] : top;
+    return top;
 }
 inline void store_bytes(void* p, I x) {
     alignas(32) int32_t lanes[16];

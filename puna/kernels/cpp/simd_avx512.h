@@ -39,7 +39,8 @@ inline I to_int(F a) { return {_mm512_cvtps_epi32(a.v)}; }  // nearest even
 inline F power_of_two(I n) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n.v, _mm512_set1_epi32(127)), 23))};
 }
-inline int32_t sum_int(I a) { return _mm512_reduce_add_epi32(a.v); }
+inline int32_t sum_int(I a, I b) { return _mm512_reduce_add_epi32(_mm512_add_epi32(a.v, b.v)); }
+inline float largest_lane(F a) { return _mm512_reduce_max_ps(a.v); }
 // The 16 lanes as signed bytes.
 inline void store_bytes(void* p, I a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(a.v)); }
 

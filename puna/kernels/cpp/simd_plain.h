@@ -46,7 +46,12 @@ inline I to_int(const F& a) {  // adding 1.5 * 2^23 rounds to the nearest even i
 inline F power_of_two(const I& n) {
     F r; EACH r.v[i] = bits_to_float(uint32_t(n.v[i] + 127) << 23); return r;
 }
-inline int32_t sum_int(const I& a) { int32_t s = 0; EACH s += a.v[i]; return s; }
+inline int32_t sum_int(const I& a, const I& b) {
+    int32_t s = 0; EACH s += a.v[i] + b.v[i]; return s;
+}
+inline float largest_lane(const F& a) {
+    float top = a.v[0]; EACH top = a.v[i] > top ? a.v[i] : top; return top;
+}
 inline void store_bytes(void* p, const I& a) { EACH ((int8_t*)p)[i] = int8_t(a.v[i]); }
 
 inline F first_bfloat(const I& a) {
