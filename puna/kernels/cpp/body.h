@@ -17,6 +17,7 @@ namespace {
 constexpr Kernels table(const char* name) {
     return {name,
             {FLOAT_TOKENS, FLOAT_TOKENS, INT_TOKENS, INT_TOKENS},
+            {FLOAT_TOKENS, FLOAT_TOKENS, WIDE_TOKENS, WIDE_TOKENS},
             product, quantise, norm, swiglu, attend, to_half, dot, add_scaled};
 }
 

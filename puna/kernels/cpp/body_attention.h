@@ -9,20 +9,38 @@ inline F load_cached(const uint8_t* p, int64_t i) {
     return HALF ? load_half((const uint16_t*)p + i) : load((const float*)p + i);
 }
 
-// scores[n][key] for the keys of blocks [low, high], also those a query may not see.
+// scores[n][key] for the keys of B blocks from `first` on, also those a query may not see.
+template <int N, int B, bool HALF>
+inline void score_blocks(const Queries& job, int first) {
+    const uint8_t* keys[B];
+    F acc[B][N];
+    UNROLL for (int b = 0; b < B; b++) {
+        keys[b] = job.cache + job.blocks[first + b] * job.block_bytes;
+        UNROLL for (int n = 0; n < N; n++) acc[b][n] = splat(0);
+    }
+    const float* q[N];
+    UNROLL for (int n = 0; n < N; n++) q[n] = job.q[n];
+    for (int d = 0; d < job.head_dim; d++) {
+        F key[B];
+        UNROLL for (int b = 0; b < B; b++)
+            key[b] = load_cached<HALF>(keys[b], int64_t(d) * LANES);
+        UNROLL for (int n = 0; n < N; n++) {
+            const F value = splat(q[n][d]);
+            UNROLL for (int b = 0; b < B; b++) acc[b][n] = fma(value, key[b], acc[b][n]);
+        }
+    }
+    UNROLL for (int n = 0; n < N; n++)
+        UNROLL for (int b = 0; b < B; b++)
+            store(job.scores + n * job.score_stride + (first + b) * LANES, acc[b][n]);
+}
+
+// The same for the blocks [low, high].
 template <int N, bool HALF>
 void score(const Queries& job, int low, int high) {
-    for (int b = low; b <= high; b++) {
-        const uint8_t* keys = job.cache + job.blocks[b] * job.block_bytes;
-        F acc[N];
-        UNROLL for (int n = 0; n < N; n++) acc[n] = splat(0);
-        for (int d = 0; d < job.head_dim; d++) {
-            const F key = load_cached<HALF>(keys, int64_t(d) * LANES);
-            UNROLL for (int n = 0; n < N; n++) acc[n] = fma(splat(job.q[n][d]), key, acc[n]);
-        }
-        UNROLL for (int n = 0; n < N; n++)
-            store(job.scores + n * job.score_stride + b * LANES, acc[n]);
-    }
+    int b = low;
+    for (; b + SCORE_BLOCKS <= high + 1; b += SCORE_BLOCKS)
+        score_blocks<N, SCORE_BLOCKS, HALF>(job, b);
+    for (; b <= high; b++) score_blocks<N, 1, HALF>(job, b);
 }
 
 inline int first_key(const Queries& job, int n) {
@@ -57,15 +75,19 @@ void mix_columns(const Queries& job, const int* which, int begin, int end, int c
         UNROLL for (int d = 0; d < D; d++)
             acc[n][d] = load(job.out[which[n]] + column + d * LANES);
     const int64_t keys_bytes = int64_t(job.head_dim) * LANES * (HALF ? 2 : 4);
-    for (int key = begin; key < end; key++) {
+    const float* p[N];
+    UNROLL for (int n = 0; n < N; n++) p[n] = job.scores + which[n] * job.score_stride;
+    for (int key = begin; key < end;) {
         const uint8_t* values =
             job.cache + job.blocks[key / LANES] * job.block_bytes + keys_bytes;
-        const int64_t row = int64_t(key % LANES) * job.wide + column;
-        UNROLL for (int d = 0; d < D; d++) {
-            const F value = load_cached<HALF>(values, row + d * LANES);
+        const int next = (key / LANES + 1) * LANES, stop = next < end ? next : end;
+        int64_t row = int64_t(key % LANES) * job.wide + column;
+        for (; key < stop; key++, row += job.wide) {
+            F value[D];
+            UNROLL for (int d = 0; d < D; d++) value[d] = load_cached<HALF>(values, row + d * LANES);
             UNROLL for (int n = 0; n < N; n++) {
-                const F p = splat(job.scores[which[n] * job.score_stride + key]);
-                acc[n][d] = fma(p, value, acc[n][d]);
+                const F part = splat(p[n][key]);
+                UNROLL for (int d = 0; d < D; d++) acc[n][d] = fma(part, value[d], acc[n][d]);
             }
         }
     }

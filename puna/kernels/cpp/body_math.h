@@ -13,15 +13,6 @@ inline float sum(F a) {
     return lanes[0];
 }
 
-inline float largest_lane(F a) {
-    float lanes[16];
-    store(lanes, a);
-    for (int width = 8; width; width /= 2)
-        for (int i = 0; i < width; i++)
-            lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
-    return lanes[0];
-}
-
 // exp(x) to about 2 units in the last place; exactly 0 below -87.3, at most exp(88).
 inline F exponential(F x) {
     const F bounded = largest(smallest(x, splat(88.0f)), splat(-87.3f));
@@ -75,7 +66,7 @@ void quantise(const float* x, int groups, int kind, int t, int count, int32_t* w
         // int4 counts in sixteenths of a code, as its zero points are given
         scales[g * count + t] = top / 127.0f * (kind == INT4 ? 0.0625f : 1.0f);
         // int8: what the offset of the weights' bytes adds; int4: times the zero point
-        sums[g * count + t] = (kind == INT8 ? -OFFSET : -1) * (sum_int(low) + sum_int(high));
+        sums[g * count + t] = (kind == INT8 ? -OFFSET : -1) * sum_int(low, high);
     }
 }
 

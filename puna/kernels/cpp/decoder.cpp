@@ -40,9 +40,9 @@ void Decoder::forward(const Batch& batch, bool hidden, float* out) {
     pool_ = &pool(config_.threads);
     read(batch);
     if (tokens_ == 0) return;
-    plan(batch);
-    for (int number = 0; number < config_.layers; number++) layer(number);
-    finish(batch, hidden, out);
+    plan(batch.lengths);
+    for (int number = 0; number < config_.layers && tokens_; number++) layer(number, batch);
+    if (tokens_) finish(hidden, out);
 }
 
 // The tokens' places and their embeddings.
@@ -73,26 +73,47 @@ void Decoder::read(const Batch& batch) {
 }
 
 // Attention in pieces: tiles of queries that share a head's keys, smaller ones if there are few.
-void Decoder::plan(const Batch& batch) {
+void Decoder::plan(const int32_t* lengths) {
     const int group = config_.heads / config_.kv_heads;
     int last = 0, size = MAX_QUERIES;
     for (const Token& token : token_) last = std::max(last, token.position);
     while (size > 1 && int64_t(tokens_) * config_.heads < 4 * size * pool_->threads()) size /= 2;
     work_.clear();
-    for (int row = 0; row < batch.rows; row++)
+    for (int row = 0; row < int(first_.size()); row++)
         for (int head = 0; head < config_.kv_heads; head++)
-            for (int i = 0, all = batch.lengths[row] * group; i < all; i += size)
+            for (int i = 0, all = lengths[row] * group; i < all; i += size)
                 work_.push_back({row, head, i, std::min(size, all - i)});
     score_stride_ = round_up(last + 1, LANES);
     scores_.floats(pool_->threads() * MAX_QUERIES * score_stride_);
     outs_.floats(pool_->threads() * MAX_QUERIES * head_wide_);
 }
 
-void Decoder::layer(int number) {
+// From here on only the tokens that are wanted: of the last layer, others leave keys and values.
+void Decoder::narrow(const Batch& batch) {
+    float* x = x_.floats(0);
+    float* qkv = qkv_.floats(0);
+    int count = 0;
+    for (int row = 0; row < batch.rows; row++) {
+        const int end = first_[row] + batch.lengths[row];
+        first_[row] = count;
+        for (int t = end - batch.wanted[row]; t < end; t++, count++) {
+            if (t == count) continue;
+            std::memcpy(x + count * wide_, x + t * wide_, wide_ * sizeof(float));
+            std::memcpy(qkv + count * qkv_wide_, qkv + t * qkv_wide_, qkv_wide_ * sizeof(float));
+            token_[count] = token_[t];
+        }
+    }
+    tokens_ = count;
+    token_.resize(count);
+    plan(batch.wanted);
+}
+
+void Decoder::layer(int number, const Batch& batch) {
     const Matrix* matrices = config_.matrices + 4 * number;
     float* x = x_.floats(0);
     float* normed = normed_.floats(0);
-    attention(number);
+    attention(number, batch);
+    if (!tokens_) return;
     normalise(config_.norms[2 * number + 1], x, tokens_);
     float* both = both_.floats(0);
     project(matrices[2], normed, wide_, tokens_, both, 2 * ffn_wide_, int(2 * ffn_wide_), false);
@@ -107,7 +128,7 @@ void Decoder::layer(int number) {
     adapt(number, W2, gated, ffn_wide_, x, wide_, config_.dim);
 }
 
-void Decoder::attention(int number) {
+void Decoder::attention(int number, const Batch& batch) {
     const Config& c = config_;
     const Matrix* matrices = c.matrices + 4 * number;
     float* x = x_.floats(0);
@@ -120,6 +141,8 @@ void Decoder::attention(int number) {
     adapt(number, WK, normed, wide_, qkv + q, qkv_wide_, kv);
     adapt(number, WV, normed, wide_, qkv + q + kv, qkv_wide_, kv);
     each(tokens_, [&](int t, int) { store_token(number, t); });
+    if (number + 1 == c.layers) narrow(batch);
+    if (!tokens_) return;
     pool_->run(int(work_.size()),
                [&](int i, int thread) { attend(number, work_[i], thread); });
     float* mixed = mixed_.floats(0);
@@ -228,23 +251,15 @@ void Decoder::adapt(int number, Place place, const float* x, int64_t stride, flo
 }
 
 // The final norm and the output matrix, for the tokens that are wanted.
-void Decoder::finish(const Batch& batch, bool hidden, float* out) {
-    float* x = x_.floats(0);
-    int count = 0;
-    for (int row = 0; row < batch.rows; row++) {
-        const int end = first_[row] + batch.lengths[row];
-        for (int t = end - batch.wanted[row]; t < end; t++, count++)
-            std::memmove(x + count * wide_, x + t * wide_, wide_ * sizeof(float));
-    }
-    if (count == 0) return;
-    normalise(config_.norms[2 * config_.layers], x, count);
+void Decoder::finish(bool hidden, float* out) {
+    normalise(config_.norms[2 * config_.layers], x_.floats(0), tokens_);
     const float* normed = normed_.floats(0);
     if (hidden) {
-        for (int i = 0; i < count; i++)
+        for (int i = 0; i < tokens_; i++)
             std::memcpy(out + int64_t(i) * config_.dim, normed + i * wide_, config_.dim * 4);
         return;
     }
-    project(*config_.output, normed, wide_, count, out, config_.vocab, config_.vocab, false);
+    project(*config_.output, normed, wide_, tokens_, out, config_.vocab, config_.vocab, false);
 }
 
 void Decoder::copy_block(int source, int target) {

@@ -62,9 +62,10 @@ private:
     };
 
     void read(const Batch& batch);
-    void plan(const Batch& batch);
-    void layer(int number);
-    void attention(int number);
+    void plan(const int32_t* lengths);
+    void narrow(const Batch& batch);
+    void layer(int number, const Batch& batch);
+    void attention(int number, const Batch& batch);
     void store_token(int number, int token);
     void attend(int number, const Work& work, int thread);
     void normalise(const float* weight, const float* x, int tokens);
@@ -72,7 +73,7 @@ private:
                  int64_t y_stride, int columns, bool add);
     void adapt(int number, Place place, const float* x, int64_t stride, float* y,
                int64_t y_stride, int out);
-    void finish(const Batch& batch, bool hidden, float* out);
+    void finish(bool hidden, float* out);
     uint8_t* head_cache(int number, int head) const;
     template <class Body>
     void each(int tokens, const Body& body);

@@ -9,6 +9,8 @@
 
 namespace {
 constexpr int FLOAT_ROWS = 2, FLOAT_TOKENS = 3, INT_TOKENS = 4;
+constexpr int WIDE_ROWS = 1, WIDE_TOKENS = 4;
+constexpr int SCORE_BLOCKS = 1;  // of keys at once
 }
 
 #include "simd_avx2.h"

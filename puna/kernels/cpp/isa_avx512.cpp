@@ -9,6 +9,8 @@
 
 namespace {
 constexpr int FLOAT_ROWS = 2, FLOAT_TOKENS = 12, INT_TOKENS = 16;
+constexpr int WIDE_ROWS = 2, WIDE_TOKENS = 6;
+constexpr int SCORE_BLOCKS = 2;  // of keys at once
 }
 
 #include "simd_avx512.h"

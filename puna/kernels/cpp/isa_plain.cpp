@@ -3,6 +3,8 @@
 
 namespace {
 constexpr int FLOAT_ROWS = 1, FLOAT_TOKENS = 2, INT_TOKENS = 2;
+constexpr int WIDE_ROWS = 1, WIDE_TOKENS = 2;
+constexpr int SCORE_BLOCKS = 1;  // of keys at once
 }
 
 #include "simd_plain.h"

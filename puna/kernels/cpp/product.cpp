@@ -36,7 +36,8 @@ void* Scratch::room(size_t bytes) {
 
 void Packed::pack(const Kernels& kernels, Pool& pool, int kind, const float* x, int64_t stride,
                   int tokens, int inputs) {
-    const int most = kernels.tile_tokens[kind], tiles = (tokens + most - 1) / most;
+    const bool one = tokens <= kernels.tile_tokens[kind];
+    const int most = one ? tokens : kernels.many_tokens[kind], tiles = (tokens + most - 1) / most;
     const int groups = (inputs + GROUP - 1) / GROUP;
     starts_.resize(tiles + 1);
     for (int i = 0; i <= tiles; i++) starts_[i] = int(int64_t(tokens) * i / tiles);

@@ -44,6 +44,10 @@ inline void store_half(uint16_t* p, F x) {
 inline I load_int(const void* p) {
     return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)p + 1)};
 }
+inline void store_int(void* p, I x) {
+    _mm256_storeu_si256((__m256i*)p, x.a);
+    _mm256_storeu_si256((__m256i*)p + 1, x.b);
+}
 inline I splat_int(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 inline F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 inline I to_int(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
@@ -52,12 +56,19 @@ inline F power_of_two(I n) {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.a, bias), 23)),
             _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.b, bias), 23))};
 }
-inline int32_t sum_int(I x) {
+inline int32_t sum_int(I x, I y) {
     alignas(32) int32_t lanes[8];
-    _mm256_store_si256((__m256i*)lanes, _mm256_add_epi32(x.a, x.b));
+    _mm256_store_si256((__m256i*)lanes, _mm256_add_epi32(_mm256_add_epi32(x.a, x.b), _mm256_add_epi32(y.a, y.b)));
     int32_t sum = 0;
     for (int i = 0; i < 8; i++) sum += lanes[i];
     return sum;
+}
+inline float largest_lane(F x) {
+    alignas(32) float lanes[8];
+    _mm256_store_ps(lanes, _mm256_max_ps(x.a, x.b));
+    float top = lanes[0];
+    for (int i = 1; i < 8; i++) top = lanes[i] > top ? lanes[i] : top;
+    return top;
 }
 inline void store_bytes(void* p, I x) {
     alignas(32) int32_t lanes[16];
@@ -104,6 +115,7 @@ inline I low_nibbles(I x) {
 inline I high_nibbles(I x) {
     return low_nibbles({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)});
 }
+constexpr bool SIXTEENTHS = false;  // 2 * 240 * 127 would saturate
 inline I load_bytes(const uint8_t* p) {
     return {_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)),
             _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8)))};

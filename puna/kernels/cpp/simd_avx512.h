@@ -32,13 +32,15 @@ inline void store_half(uint16_t* p, F a) {
 }
 
 inline I load_int(const void* p) { return {_mm512_loadu_si512(p)}; }
+inline void store_int(void* p, I a) { _mm512_storeu_si512(p, a.v); }
 inline I splat_int(int32_t a) { return {_mm512_set1_epi32(a)}; }
 inline F to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline I to_int(F a) { return {_mm512_cvtps_epi32(a.v)}; }  // nearest even
 inline F power_of_two(I n) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n.v, _mm512_set1_epi32(127)), 23))};
 }
-inline int32_t sum_int(I a) { return _mm512_reduce_add_epi32(a.v); }
+inline int32_t sum_int(I a, I b) { return _mm512_reduce_add_epi32(_mm512_add_epi32(a.v, b.v)); }
+inline float largest_lane(F a) { return _mm512_reduce_max_ps(a.v); }
 // The 16 lanes as signed bytes.
 inline void store_bytes(void* p, I a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(a.v)); }
 
@@ -60,6 +62,7 @@ inline I low_nibbles(I a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}
 inline I high_nibbles(I a) {
     return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
 }
+constexpr bool SIXTEENTHS = true;  // dot4 may have bytes up to 240
 inline I load_bytes(const uint8_t* p) {
     return {_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p))};
 }

@@ -37,6 +37,7 @@ inline F load_half(const uint16_t* p) { F r; EACH r.v[i] = half_to_float(p[i]); 
 inline void store_half(uint16_t* p, const F& a) { EACH p[i] = float_to_half(a.v[i]); }
 
 inline I load_int(const void* p) { I r; std::memcpy(r.v, p, 64); return r; }
+inline void store_int(void* p, const I& a) { std::memcpy(p, a.v, 64); }
 inline I splat_int(int32_t a) { I r; EACH r.v[i] = a; return r; }
 inline F to_float(const I& a) { F r; EACH r.v[i] = float(a.v[i]); return r; }
 inline I to_int(const F& a) {  // adding 1.5 * 2^23 rounds to the nearest even integer
@@ -45,7 +46,12 @@ inline I to_int(const F& a) {  // adding 1.5 * 2^23 rounds to the nearest even i
 inline F power_of_two(const I& n) {
     F r; EACH r.v[i] = bits_to_float(uint32_t(n.v[i] + 127) << 23); return r;
 }
-inline int32_t sum_int(const I& a) { int32_t s = 0; EACH s += a.v[i]; return s; }
+inline int32_t sum_int(const I& a, const I& b) {
+    int32_t s = 0; EACH s += a.v[i] + b.v[i]; return s;
+}
+inline float largest_lane(const F& a) {
+    float top = a.v[0]; EACH top = a.v[i] > top ? a.v[i] : top; return top;
+}
 inline void store_bytes(void* p, const I& a) { EACH ((int8_t*)p)[i] = int8_t(a.v[i]); }
 
 inline F first_bfloat(const I& a) {
@@ -72,8 +78,9 @@ inline I low_nibbles(const I& a) { I r; EACH r.v[i] = a.v[i] & 0x0f0f0f0f; retur
 inline I high_nibbles(const I& a) {
     I r; EACH r.v[i] = int32_t(uint32_t(a.v[i]) >> 4 & 0x0f0f0f0fu); return r;
 }
+constexpr bool SIXTEENTHS = true;
 inline I load_bytes(const uint8_t* p) { I r; EACH r.v[i] = p[i]; return r; }
-inline I times16(const I& a) { I r; EACH r.v[i] = a.v[i] * 16; return r; }
+inline I times16(const I& a) { I r; EACH r.v[i] = int32_t(uint32_t(a.v[i]) << 4); return r; }
 inline I add_product(const I& acc, const I& a, int32_t b) {
     I r; EACH r.v[i] = acc.v[i] + a.v[i] * b; return r;
 }

@@ -63,6 +63,7 @@ struct Queries {
 struct Kernels {
     const char* name;
     int32_t tile_tokens[4];  // most tokens of a tile, by kind
+    int32_t many_tokens[4];  // the same where one tile does not hold them all
     void (*product)(const Product&, int first_block, int blocks);
     // x: [groups * 32] of token `t` of a tile of `count`; the pointers are the tile's
     void (*quantise)(const float* x, int groups, int kind, int t, int count, int32_t* words,
