@@ -227,7 +227,8 @@ def compare(rounds: int, count: int, kind: str, llama: str | None) -> Runs:
             ports["llama.cpp"] = free_port()
             start(stack, "llama.cpp", llama_words(ports["llama.cpp"], llama), ports["llama.cpp"])
         engine = Straight(stack, kind)
-        for port in ports.values():  # not counted: caches and connections warm up
+        for name, port in ports.items():  # not counted: caches and connections warm up
+            print(f"warming up {name}", file=sys.stderr, flush=True)
             run(closed, port, workload(ids, ROWS, 1_000_000), MODEL, ROWS)
         engine.run(workload(ids, ROWS, 1_000_000))
         for number in range(rounds):
@@ -244,7 +245,9 @@ def compare(rounds: int, count: int, kind: str, llama: str | None) -> Runs:
             for name in ports
         )
         for number in range(rounds):
-            print(f"open load, {rate:.2f} requests/s: round {number + 1}", file=sys.stderr)
+            print(
+                f"open load, {rate:.2f} requests/s: round {number + 1}", file=sys.stderr, flush=True
+            )
             work = workload(ids, count, 1000 + number, rate)
             for name in list(ports)[:: 1 if number % 2 == 0 else -1]:
                 done = run(opened, ports[name], work, MODEL)
@@ -282,18 +285,18 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=64, help="of each run")
     parser.add_argument("--kind", default="int8", help="of Puna's weights")
-    parser.add_argument("--llama", default="Q8_0", help="type of llama.cpp's weights")
+    parser.add_argument("--llama", default="Q8_0", help="type of llama.cpp's weights, or none")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--engine", metavar="KIND", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers end with this process
     if options.engine:
         straight(options.engine)
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers end with this process
     if options.rounds < 1 or options.requests < 1:
         parser.error("rounds and requests: expected 1 or more")
-    llama = options.llama if peers.ready("llama.cpp") else None
-    if llama is None:
+    llama = options.llama if options.llama != "none" and peers.ready("llama.cpp") else None
+    if llama is None and options.llama != "none":
         print("left out: llama.cpp is not installed (peers.py)", file=sys.stderr)
     found = compare(options.rounds, options.requests, options.kind, llama)
     show(found)
