@@ -84,7 +84,8 @@ void mix_columns(const Queries& job, const int* which, int begin, int end, int c
         int64_t row = int64_t(key % LANES) * job.wide + column;
         for (; key < stop; key++, row += job.wide) {
             F value[D];
-            UNROLL for (int d = 0; d < D; d++) value[d] = load_cached<HALF>(values, row + d * LANES);
+            UNROLL for (int d = 0; d < D; d++)
+                value[d] = load_cached<HALF>(values, row + d * LANES);
             UNROLL for (int n = 0; n < N; n++) {
                 const F part = splat(p[n][key]);
                 UNROLL for (int d = 0; d < D; d++) acc[n][d] = fma(part, value[d], acc[n][d]);

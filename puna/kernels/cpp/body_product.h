@@ -13,7 +13,7 @@ namespace {
 // How far ahead of the reads memory is asked for, in bytes of one block's codes.
 constexpr int AHEAD = 4096;
 
-// Blocks, groups and tiles of tokens that an integer product of many tokens keeps in the first cache.
+// Blocks, groups and tiles that an integer product of many tokens keeps in the first cache.
 constexpr int HEIGHT = 4, SPAN = 16, TILES = 16;
 
 // Integer dot products in flight: each is a chain of eight, and one alone would wait for itself.
@@ -42,13 +42,13 @@ inline void write_tile(const Product& job, int block, int first, F (&acc)[R][T])
     }
 }
 
-// The groups [begin, end) of a product; between spans its sums wait in stage[T][16] (of each block of
-// a tile, `apart` floats from the next), which changes no bit of them.
+// The groups [begin, end) of a product; between spans its sums wait in stage[T][16], those of
+// the next block `apart` floats on, which changes no bit of them.
 struct Span {
     int begin, end;
     float* stage;
     int apart;
-    const uint8_t* codes;  // of group `begin` and the first block, unpacked; null: as the matrix has
+    const uint8_t* codes;  // of group `begin` and the first block, unpacked; INT4 of many tokens
 };
 
 // The sums so far: zero before the first group.
@@ -324,7 +324,8 @@ void int_product(const Product& job, int first_block, int end_block) {
             for (int g = 0; g < groups; g += SPAN) {
                 const int end = g + SPAN < groups ? g + SPAN : groups;
                 // rows are padded to 32: a tile of two blocks may begin at the last of `columns`
-                for (int block = low; four && block < low + (high - low + WIDE_ROWS - 1) / WIDE_ROWS * WIDE_ROWS; block++)
+                const int whole = (high - low + WIDE_ROWS - 1) / WIDE_ROWS * WIDE_ROWS;
+                for (int block = low; four && block < low + whole; block++)
                     unpack(*job.matrix, block, g, end, codes[block - low]);
                 for (int i = from; i < to; i++)
                     for (int block = low; block < high; block += WIDE_ROWS)

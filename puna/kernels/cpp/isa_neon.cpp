@@ -3,6 +3,8 @@
 
 namespace {
 constexpr int FLOAT_ROWS = 1, FLOAT_TOKENS = 6, INT_TOKENS = 8;
+constexpr int WIDE_ROWS = 1, WIDE_TOKENS = 8;
+constexpr int SCORE_BLOCKS = 1;  // of keys at once
 }
 
 #include "simd_neon.h"

@@ -58,7 +58,8 @@ inline F power_of_two(I n) {
 }
 inline int32_t sum_int(I x, I y) {
     alignas(32) int32_t lanes[8];
-    _mm256_store_si256((__m256i*)lanes, _mm256_add_epi32(_mm256_add_epi32(x.a, x.b), _mm256_add_epi32(y.a, y.b)));
+    const __m256i a = _mm256_add_epi32(x.a, y.a), b = _mm256_add_epi32(x.b, y.b);
+    _mm256_store_si256((__m256i*)lanes, _mm256_add_epi32(a, b));
     int32_t sum = 0;
     for (int i = 0; i < 8; i++) sum += lanes[i];
     return sum;

@@ -41,6 +41,9 @@ inline void store_half(uint16_t* p, F a) {
 inline I load_int(const void* p) {
     I r; EACH r.v[i] = vreinterpretq_s32_u8(vld1q_u8((const uint8_t*)p + 16 * i)); return r;
 }
+inline void store_int(void* p, I a) {
+    EACH vst1q_u8((uint8_t*)p + 16 * i, vreinterpretq_u8_s32(a.v[i]));
+}
 inline I splat_int(int32_t a) { I r; EACH r.v[i] = vdupq_n_s32(a); return r; }
 inline F to_float(I a) { F r; EACH r.v[i] = vcvtq_f32_s32(a.v[i]); return r; }
 inline I to_int(F a) { I r; EACH r.v[i] = vcvtnq_s32_f32(a.v[i]); return r; }  // nearest even
@@ -48,8 +51,13 @@ inline F power_of_two(I n) {
     const int32x4_t bias = vdupq_n_s32(127);
     F r; EACH r.v[i] = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n.v[i], bias), 23)); return r;
 }
-inline int32_t sum_int(I a) {
-    return vaddvq_s32(vaddq_s32(vaddq_s32(a.v[0], a.v[1]), vaddq_s32(a.v[2], a.v[3])));
+inline int32_t sum_int(I a, I b) {
+    int32x4_t s = vdupq_n_s32(0);
+    EACH s = vaddq_s32(s, vaddq_s32(a.v[i], b.v[i]));
+    return vaddvq_s32(s);
+}
+inline float largest_lane(F a) {
+    return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v[0], a.v[1]), vmaxq_f32(a.v[2], a.v[3])));
 }
 inline void store_bytes(void* p, I a) {
     const int16x8_t low = vcombine_s16(vmovn_s32(a.v[0]), vmovn_s32(a.v[1]));
@@ -95,6 +103,7 @@ inline I high_nibbles(I a) {
     EACH r.v[i] = vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(a.v[i]), 4));
     return r;
 }
+constexpr bool SIXTEENTHS = false;  // bytes are signed
 inline I load_bytes(const uint8_t* p) {
     const uint8x16_t all = vld1q_u8(p);
     const uint16x8_t low = vmovl_u8(vget_low_u8(all)), high = vmovl_high_u8(all);
