@@ -24,7 +24,7 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml $(wildcard constraints/*.txt)
+$(STAMP): pyproject.toml setup.py $(wildcard constraints/*.txt puna/kernels/cpp/*)
 	@python=''; \
 	for name in $${PYTHON:-python3 python3.11 python3.12 python3.13}; do \
 	  if $$name -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \

@@ -319,3 +319,8 @@ def test_the_example_that_the_server_prints_is_a_command_that_asks_it():
     assert words[2:4] == ["-H", "authorization: Bearer $KEY"]
     assert json.loads(words[-1])["model"] == "it's"
     assert "authorization" not in serve.curl("127.0.0.1", 9000, "a", closed=False)
+
+
+def test_several_models_share_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert [serve.share_of_cores(models) for models in (1, 2, 3, 20)] == [None, 4, 2, 1]

@@ -129,20 +129,24 @@ SIGNATURES = {
 def library() -> ctypes.CDLL | None:
     """The library with its signatures, or None (one warning) where it is missing or another's."""
     found = sorted(Path(__file__).parent.glob("_native*"))
+    why = "were not built"
     for path in found:
         try:
             native = ctypes.CDLL(str(path))
             if native.puna_version() != VERSION:
+                why = f"are of another version than Puna ({path.name})"
                 continue
-        except (OSError, AttributeError):
+        except (OSError, AttributeError) as error:
+            why = f"cannot be loaded ({error})"
             continue
         for name, (result, arguments) in SIGNATURES.items():
             function = getattr(native, name)
             function.restype, function.argtypes = result, arguments
         return native
     LOG.warning(
-        "the native kernels were not built, torch answers instead, slowly: "
-        "install a C++ compiler, then Puna again (pip install --force-reinstall --no-deps)"
+        "the native kernels %s, torch answers instead, slowly: "
+        "install a C++ compiler, then Puna again (pip install --force-reinstall --no-deps)",
+        why,
     )
     return None
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from puna.web.failures import ApiError, unavailable
-from puna.web.keys import NOBODY, Key, bearer
+from puna.web.keys import NOBODY, STRANGER, Key, bearer
 from puna.web.service import Service
 
 PUBLIC = frozenset({("GET", "/health")})
@@ -30,7 +30,7 @@ class Trace:
 
     id: str = field(default_factory=lambda: f"req-{uuid.uuid4().hex}")
     begun: float = field(default_factory=time.monotonic)
-    key: Key = NOBODY
+    key: Key = STRANGER
     status: int = 0
     failed: str = ""  # what went wrong after the answer had begun
     headers: dict[str, str] = field(default_factory=dict)
@@ -72,7 +72,9 @@ class Guard:
         """Who asks, and whether at the right address. ApiError says what is wrong."""
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._check_host([value for name, value in headers if name == b"host"])
-        if self.service.keys:
+        if not self.service.keys:
+            trace.key = NOBODY
+        else:
             text = bearer(value for name, value in headers if name == b"authorization")
             key = self.service.keys.find(text) if text is not None else None
             if key is not None:

@@ -54,6 +54,8 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 # Who asks where no keys are set up: anybody on this machine.
 NOBODY = Key(name="local", sha256="0" * 64, admin=True)
+# Who asks before it is known: may read nothing but what is public.
+STRANGER = Key(name="-", sha256="0" * 64, models=("",))
 
 
 class Keys:

@@ -15,6 +15,7 @@ the server after what runs has been answered. docs/serving.md has the routes and
 import ipaddress
 import json
 import logging
+import os
 import re
 import shlex
 import sys
@@ -54,7 +55,9 @@ class Config:
     # a smaller model with the same tokenizer that guesses ahead; answers stay the same
     draft: str = ""
     context: Whole | None = None  # tokens of a prompt and its answer; none: the model's
-    threads: Whole | None = None  # of each model's computation; none: the free cores
+    threads: Whole | None = (
+        None  # of each model's computation; none: all cores, shared by the models
+    )
     kv_memory: str = ""  # for keys and values, such as 500M or 2G; empty: as the engine chooses
     rows: Whole = 64  # answers that are written at the same time
     queue: Annotated[int, Meta(ge=0)] = 256  # requests that may wait; more are refused (429)
@@ -214,12 +217,21 @@ def worker_options(config: Config, adapters: Sequence[str]) -> list[str]:
         ("--quant", config.quant),
         ("--draft", config.draft),
         ("--context", config.context),
-        ("--threads", config.threads),
+        ("--threads", config.threads or share_of_cores(len(config.models))),
         ("--kv-memory", config.kv_memory),
     ):
         if value:
             options += [name, str(value)]
     return options
+
+
+def share_of_cores(models: int) -> int | None:
+    """The threads of each of several models, so that together they take no more than there are.
+
+    None for a single one: the kernels know the machine best.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return None if models == 1 else max(1, (allowed or 1) // models)
 
 
 def is_loopback(host: str) -> bool:
