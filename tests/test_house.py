@@ -22,9 +22,10 @@ WALLS = {
     "engine": {"model", "kernels", "numerics", "text", "errors"},
     "recipes": {
         *("config", "run", "lock", "console", "text", "data", "model"),
-        *("numerics", "engine", "evaluation", "errors"),
+        *("numerics", "engine", "evaluation", "store", "errors"),
     },
-    "web": {"text", "errors", "config", "console"},
+    "store": {"text", "errors"},
+    "web": {"text", "store", "evaluation", "errors", "config", "console"},
     "allocator": {"errors"},
     "describe": {"errors"},
     "lock": {"errors"},

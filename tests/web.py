@@ -24,6 +24,7 @@ from puna.web.keys import Keys
 from puna.web.protocol import Bounds
 from puna.web.server import Server, listen
 from puna.web.service import Limits, Model, Service
+from puna.web.site.site import Site
 from puna.web.supervisor import Link, Supervisor, Unavailable
 
 CONTEXT = 512
@@ -327,8 +328,10 @@ def serving(
     real: Supervisor | None = None,
     hang: float = 300.0,
     seconds: float = 5.0,
+    pages: Callable[[Service], Site] | None = None,
 ) -> Iterator[Running]:
-    """A server in a thread. real: what leads to its worker, which may take `seconds` to start."""
+    """A server in a thread. real: what leads to its worker, which may take `seconds` to start;
+    pages: makes the site of the service."""
     fake = FakeWorker(folder / "worker", tokenizer)
     source = FakeSource(folder / "worker")
     source.gone = not ready
@@ -339,7 +342,8 @@ def serving(
         admission=Admission(*admission),
         hosts=frozenset({"localhost", "127.0.0.1", "[::1]"}),
     )
-    server = Server(build(service, origins), service, bounds or Bounds(), grace)
+    app = build(service, origins, pages(service) if pages else None)
+    server = Server(app, service, bounds or Bounds(), grace)
     sock = listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, args=([sock],), daemon=True)
     thread.start()

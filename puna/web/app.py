@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from puna.web import chat, completions, reading
 from puna.web import documents as doc
@@ -27,16 +27,23 @@ from puna.web.schemas import (
     TokenizeRequest,
 )
 from puna.web.service import Model, Service
+from puna.web.site import app as site_app
+from puna.web.site.site import Site
 from puna.web.validate import M, read
 
+API_PATHS = frozenset({"/v1", "/health", "/metrics", "/openapi.json"})  # and all below /v1/
 LONG = 20_000  # bytes of a body from which its tokens are made beside the event loop
 
 Json = dict[str, Any]
 router = APIRouter()
 
 
-def build(service: Service, origins: Sequence[str] = ()) -> ASGIApp:
-    """The application of a service; `origins` are the web pages that may speak to it."""
+def build(service: Service, origins: Sequence[str] = (), site: Site | None = None) -> ASGIApp:
+    """The application of a service; `origins` are the web pages that may speak to it.
+
+    `site`: the pages, which answer everything that is not the API's.
+    """
+    pages = site_app.build(site) if site else None
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -55,6 +62,8 @@ def build(service: Service, origins: Sequence[str] = ()) -> ASGIApp:
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(Exception, _fault)
     guarded: ASGIApp = Guard(app, service)
+    if pages is not None:
+        guarded = Halves(guarded, pages)
     if not origins:
         return guarded
     return CORSMiddleware(
@@ -64,6 +73,20 @@ def build(service: Service, origins: Sequence[str] = ()) -> ASGIApp:
         allow_headers=["authorization", "content-type"],
         expose_headers=["x-request-id", "retry-after"],
     )
+
+
+class Halves:
+    """The API and the pages behind one address."""
+
+    def __init__(self, api: ASGIApp, pages: ASGIApp) -> None:
+        """`api` has its own paths, `pages` all others."""
+        self.api, self.pages = api, pages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on to its half."""
+        path = scope.get("path", "")
+        own = scope["type"] != "http" or path.startswith("/v1/") or path in API_PATHS
+        await (self.api if own else self.pages)(scope, receive, send)
 
 
 def _refused(request: Request, error: Exception) -> Response:

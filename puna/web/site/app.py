@@ -1,0 +1,81 @@
+"""The pages as one application: every route behind the door."""
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount
+from starlette.routing import Route as Path
+from starlette.staticfiles import StaticFiles
+
+from puna.errors import InputError
+from puna.store.faults import Conflict, Missing, Refused, Unavailable
+from puna.web.failures import ApiError
+from puna.web.site import accounts
+from puna.web.site.door import Door, viewer_of
+from puna.web.site.routes import Route, Routes
+from puna.web.site.site import HERE, Site
+
+PAGES: Sequence[Routes] = (accounts.routes,)
+
+
+def build(site: Site) -> Starlette:
+    """The application of a site."""
+
+    @contextlib.asynccontextmanager
+    async def life(app: Starlette) -> AsyncIterator[None]:
+        yield
+
+    paths: dict[str, list[Route]] = {}
+    for route in all_routes():
+        paths.setdefault(route.path, []).append(route)
+    app = Starlette(
+        routes=[
+            *(_path(path, routes) for path, routes in paths.items()),
+            Mount("/static", StaticFiles(directory=HERE / "static")),
+        ],
+        exception_handlers={ApiError: _told, Exception: _told},
+        lifespan=life,
+    )
+    app.state.site = site
+    app.add_middleware(Door, site=site)
+    return app
+
+
+def all_routes() -> list[Route]:
+    """Every route of every page."""
+    return [route for routes in PAGES for route in routes.found]
+
+
+def _path(path: str, routes: Sequence[Route]) -> Path:
+    by_method = {route.method: route for route in routes}
+
+    async def answer(request: Request) -> Response:
+        route = by_method["GET" if request.method == "HEAD" else request.method]
+        try:
+            viewer = await viewer_of(request, route.role)
+            return await route.endpoint(request, viewer)
+        except (InputError, Missing, Conflict, Unavailable) as error:
+            raise told(error) from None
+
+    return Path(path, answer, methods=list(by_method))
+
+
+def told(error: Exception) -> ApiError:
+    """What the store says, with a status."""
+    if isinstance(error, Missing):
+        return ApiError(404, "there is no such thing here")
+    if isinstance(error, Conflict):
+        return ApiError(409, str(error), code="conflict")
+    if isinstance(error, Unavailable):
+        return ApiError(503, str(error), code="unavailable", headers={"retry-after": "2"})
+    field = error.field if isinstance(error, Refused) else None
+    return ApiError(400, str(error), field)
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    if not isinstance(error, ApiError):
+        raise error
+    return JSONResponse(error.record, error.status, error.headers)

@@ -1,0 +1,82 @@
+"""What all pages share: the models' service, the store, the templates, where the site stands."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import jinja2
+from sqlalchemy.orm import Session
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from puna.store.store import Store
+from puna.web.service import Service
+from puna.web.site.viewer import Viewer
+
+HERE = Path(__file__).parent
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _templates() -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader(HERE / "templates")
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+
+
+@dataclass
+class Site:
+    """The pages of one server."""
+
+    service: Service
+    store: Store
+    origin: str = ""  # where browsers find it, such as https://puna.example; empty: this machine
+    single_user: bool = False  # whoever comes is the admin; on this machine only
+    templates: jinja2.Environment = field(default_factory=_templates)
+    _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "store"))
+
+    async def read(
+        self, work: Callable[Concatenate[Session, P], T], *args: P.args, **named: P.kwargs
+    ) -> T:
+        """What `work(session, ...)` finds in the store, beside the event loop."""
+        return await self._beside(partial(self._reading, work, *args, **named))
+
+    async def write(
+        self, work: Callable[Concatenate[Session, P], T], *args: P.args, **named: P.kwargs
+    ) -> T:
+        """What `work(session, ...)` says; what it changed is on the disk before this returns."""
+        return await self._beside(partial(self._writing, work, *args, **named))
+
+    async def _beside(self, job: Callable[[], T]) -> T:
+        # A write that has begun ends, whether or not its client waits for it.
+        running = asyncio.get_running_loop().run_in_executor(self._threads, job)
+        return await asyncio.shield(running)
+
+    def _reading(self, work: Callable[..., T], *args: Any, **named: Any) -> T:
+        with self.store.read() as session:
+            return work(session, *args, **named)
+
+    def _writing(self, work: Callable[..., T], *args: Any, **named: Any) -> T:
+        with self.store.write() as session:
+            return work(session, *args, **named)
+
+
+def site_of(request: Request) -> Site:
+    """The site that a request is for."""
+    site: Site = request.app.state.site
+    return site
+
+
+def page(request: Request, viewer: Viewer, name: str, **values: Any) -> Response:
+    """The page of templates/NAME.html.j2. Every text in it is escaped."""
+    template = site_of(request).templates.get_template(f"{name}.html.j2")
+    models = list(site_of(request).service.models)
+    return HTMLResponse(template.render(viewer=viewer, here=name, models=models, **values))
+
+
+def reply(value: Any, status: int = 200) -> Response:
+    """A JSON answer."""
+    return JSONResponse(value, status)
