@@ -96,8 +96,10 @@ def running_postgres(**settings: str) -> Iterator[Postgres]:
         data = folder / "data"
         identity: dict[str, object] = {"user": owner, "extra_groups": []} if owner else {}
         subprocess.run(
-            [bin_folder / "initdb", "-D", data, "-U", "puna", "-A", "trust", "-E", "UTF8"]
-            + ["--locale=C.UTF-8", "--no-sync"],
+            [
+                *(bin_folder / "initdb", "-D", data, "-U", "puna", "-A", "trust"),
+                *("-E", "UTF8", "--locale=C.UTF-8", "--no-sync"),
+            ],
             check=True,
             capture_output=True,
             cwd=folder,

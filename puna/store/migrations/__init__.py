@@ -39,7 +39,7 @@ def upgrade(engine: Engine, place: str, folders: Sequence[Path] = (HERE,)) -> No
             return
         if before is not None:
             _copy(engine, before)
-        _go(engine, scripts, lambda now: scripts._upgrade_revs("head", now))  # type: ignore[arg-type]
+        _go(engine, scripts, lambda now: scripts._upgrade_revs("head", now))
 
 
 def downgrade(engine: Engine, place: str, revision: str, folders: Sequence[Path] = (HERE,)) -> None:
@@ -55,7 +55,7 @@ def downgrade(engine: Engine, place: str, revision: str, folders: Sequence[Path]
         if before is None or revision not in known[known.index(before) :]:
             raise InputError(f"store: {place}: schema {revision!r}, expected one before {before}")
         _copy(engine, before)
-        _go(engine, scripts, lambda now: scripts._downgrade_revs(revision, now))  # type: ignore[arg-type]
+        _go(engine, scripts, lambda now: scripts._downgrade_revs(revision, now))
 
 
 def revision(engine: Engine) -> str | None:
