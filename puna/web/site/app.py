@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 from puna.errors import InputError
 from puna.store.faults import Conflict, Missing, Refused, Unavailable
 from puna.web.failures import ApiError
-from puna.web.site import accounts
+from puna.web.site import accounts, preparing
 from puna.web.site.door import Door, viewer_of
 from puna.web.site.routes import Route, Routes
 from puna.web.site.site import HERE, Site
@@ -26,7 +26,8 @@ def build(site: Site) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
-        yield
+        async with preparing.running(site):
+            yield
 
     paths: dict[str, list[Route]] = {}
     for route in all_routes():

@@ -9,6 +9,7 @@ import contextlib
 import random
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -40,14 +41,13 @@ class Hopeless(Exception):
 class Preparer:
     """The background task of one site."""
 
-    def __init__(
-        self, site: Site, rng: random.Random | None = None, poll: float = POLL_SECONDS
-    ) -> None:
+    def __init__(self, site: Site, rng: random.Random | None = None) -> None:
         """`rng` draws the order of variants and the seeds."""
-        self.site, self.poll = site, poll
+        self.site = site
         self._rng = rng or random.Random(secrets.randbits(64))
         self._running: dict[int, asyncio.Task[None]] = {}
         self._away: dict[int, tuple[float, float, str]] = {}  # campaign -> until, pause, why
+        self._faults: Counter[int] = Counter()  # item -> times that its model failed over it
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -67,7 +67,7 @@ class Preparer:
                 with contextlib.suppress(Unavailable, SQLAlchemyError, OSError):
                     await self._begin()  # a store that is away is asked again
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), self.poll)
+                    await asyncio.wait_for(self._woken.wait(), POLL_SECONDS)
         finally:
             tasks = list(self._running.values())
             for task in tasks:
@@ -170,7 +170,7 @@ class Preparer:
                 seed=seed,
                 truncation="error",
             )
-            written = await answers.answer(self.site, TENANT, ask)
+            written = await self._written(item, ask)
             whole = written.finish in ("stop", "length") and not written.figures.get("ended")
             if whole and written.text.strip():
                 asked = {name: variant[name] for name in ("model", "temperature", "top_p")}
@@ -180,14 +180,27 @@ class Preparer:
                 return {"text": written.text, **asked, **about, **told}
         raise Hopeless(f"no answer: {variant['model']} said nothing, {TRIES + 1} times")
 
+    async def _written(self, item: Waiting, ask: answers.Ask) -> answers.Written:
+        """What the model writes. Hopeless: it has failed over this item again and again."""
+        try:
+            return await answers.answer(self.site, TENANT, ask)
+        except ApiError as error:
+            if error.status in BUSY and not self.site.service.stopping:
+                self._faults[item.id] += error.status != 429
+                if self._faults[item.id] > TRIES:
+                    del self._faults[item.id]
+                    raise Hopeless(f"model failed: {error.message}") from None
+            raise
+
 
 @contextlib.asynccontextmanager
-async def running(site: Site) -> AsyncIterator[Preparer]:
-    """The preparer of a site, as long as the block runs."""
-    preparer = Preparer(site)
-    task = asyncio.create_task(preparer.run(), name="preparing")
+async def running(site: Site) -> AsyncIterator[None]:
+    """A site has its preparer as long as the block runs."""
+    site.preparer = Preparer(site)
+    task = asyncio.create_task(site.preparer.run(), name="preparing")
     try:
-        yield preparer
+        yield
     finally:
+        site.preparer = None
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

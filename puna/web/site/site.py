@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import jinja2
 from sqlalchemy.orm import Session
@@ -16,6 +16,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from puna.store.store import Store
 from puna.web.service import Service
 from puna.web.site.viewer import Viewer
+
+if TYPE_CHECKING:
+    from puna.web.site.preparing import Preparer
 
 HERE = Path(__file__).parent
 P = ParamSpec("P")
@@ -35,6 +38,7 @@ class Site:
     store: Store
     origin: str = ""  # where browsers find it, such as https://puna.example; empty: this machine
     single_user: bool = False  # whoever comes is the admin; on this machine only
+    preparer: "Preparer | None" = None  # while the site runs
     templates: jinja2.Environment = field(default_factory=_templates)
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "store"))
 
