@@ -106,7 +106,7 @@ def add(
         raise Refused("text", f"has nothing to add: {why or 'it is empty'}")
     batch.left_out = dict(added.left_out)
     detail = {"batch": batch.number, "items": added.items, "purpose": upload.purpose}
-    note(session, by_id, "batch_added", f"campaign:{campaign_id}", **detail)
+    note(session, "batch_added", by_id, f"campaign:{campaign_id}", **detail)
     return added
 
 
@@ -277,7 +277,7 @@ def withdraw(session: Session, by_id: int, campaign_id: int, item_id: int) -> No
     if found is None or found.campaign_id != campaign_id:
         raise Missing
     found.state = "closed"
-    note(session, by_id, "item_withdrawn", f"item:{item_id}", campaign=campaign_id)
+    note(session, "item_withdrawn", by_id, f"item:{item_id}", campaign=campaign_id)
 
 
 def retry(session: Session, by_id: int, campaign_id: int, item_id: int | None = None) -> int:
@@ -291,5 +291,5 @@ def retry(session: Session, by_id: int, campaign_id: int, item_id: int | None = 
     count: int = done.rowcount  # type: ignore[attr-defined]
     if not count:
         raise Conflict("there is no failed item any more")
-    note(session, by_id, "items_retried", f"campaign:{campaign_id}", items=count)
+    note(session, "items_retried", by_id, f"campaign:{campaign_id}", items=count)
     return count

@@ -38,7 +38,7 @@ def create(session: Session, by_id: int, rules: Rules) -> Campaign:
     check(rules)
     campaign = Campaign(**rules.columns(), state="draft", by_id=by_id, created=now())
     _keep(session, campaign, rules.name)
-    note(session, by_id, "campaign_created", f"campaign:{campaign.id}", name=rules.name)
+    note(session, "campaign_created", by_id, f"campaign:{campaign.id}", name=rules.name)
     return campaign
 
 
@@ -67,7 +67,9 @@ def edit(session: Session, by_id: int, campaign_id: int, rules: Rules) -> Campai
             .where(Item.only_id.is_(None))
             .values(wanted=rules.overlap)
         )
-    note(session, by_id, "campaign_changed", f"campaign:{campaign_id}", before=changed)
+    if "guidelines" in changed:
+        changed["guidelines"] = f"{len(changed['guidelines'])} characters"  # the log holds no texts
+    note(session, "campaign_changed", by_id, f"campaign:{campaign_id}", before=changed)
     return campaign
 
 
@@ -116,7 +118,7 @@ def change_state(session: Session, by_id: int, campaign_id: int, state: str) -> 
     if state == "open":
         _check_open(session, campaign)
     before, campaign.state = campaign.state, state
-    note(session, by_id, f"campaign_{state}", f"campaign:{campaign_id}", before=before)
+    note(session, f"campaign_{state}", by_id, f"campaign:{campaign_id}", before=before)
     return campaign
 
 

@@ -95,13 +95,16 @@ def kind_defaults(kind: str, aim: str) -> dict[str, Any]:
     """The settings that only this kind of campaign has, as they are at first.
 
     `categories` of prompts, `risks` and `vectors` of attacks, `review_share` of the judgements that
-    a reviewer sees, `context_tokens` of a prompt (0: what the model can hold).
+    a reviewer sees (0: no review), `context_tokens` of a prompt (0: what the model can hold),
+    `round` of an attack.
     """
     if kind == "redteam":
-        return {"risks": list(RISKS), "vectors": list(VECTORS)}
+        return {"risks": list(RISKS), "vectors": list(VECTORS), "round": 1}
     attacks = {"risks": list(RISKS), "vectors": list(VECTORS)} if aim == "safety" else {}
-    judged = {"categories": list(CATEGORIES), "review_share": 0.1} | attacks
-    return judged | {"context_tokens": 1000 if kind == "evaluation" else 0}
+    if kind == "evaluation":  # where people differ is a result, and not reviewed
+        return {"categories": list(CATEGORIES), "review_share": 0.0, "context_tokens": 1000}
+    judged = {"categories": list(CATEGORIES), "review_share": 0.1, "context_tokens": 0}
+    return judged | attacks
 
 
 def check(rules: Rules) -> None:
@@ -120,6 +123,9 @@ def check(rules: Rules) -> None:
     _within("pass_mark", rules.pass_mark, 0, 1)
     if rules.kind == "evaluation" and rules.max_turns > 1:
         raise Refused("max_turns", "an evaluation judges the last answer, expected 1")
+    if rules.kind == "redteam" and (rules.pass_mark or rules.gold_share):
+        name = "pass_mark" if rules.pass_mark else "gold_share"
+        raise Refused(name, "a red-team campaign has no items to test with, expected 0")
     if rules.kind == "evaluation" and rules.own_prompts:
         raise Refused("own_prompts", "an evaluation has given prompts, expected false")
     _check_variants(rules)
@@ -162,6 +168,8 @@ def _check_settings(rules: Rules) -> None:
             raise Refused(f"settings.{name}", "expected at least one")
     if "review_share" in rules.settings:
         _within("settings.review_share", rules.settings["review_share"], 0, 1)
+    if "round" in rules.settings:
+        _within("settings.round", rules.settings["round"], 1, 10_000)
     if "context_tokens" in rules.settings:
         _within("settings.context_tokens", rules.settings["context_tokens"], 0, 1_000_000)
 
