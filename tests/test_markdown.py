@@ -87,8 +87,8 @@ def test_what_is_too_deep_or_too_long_loses_no_word(text):
 
 
 def test_characters_that_turn_the_direction_are_spelled_out_and_marks_are_kept():
-    html = rendered("safe\u202egnp.exe \u200fابج")
-    assert "\u202e" not in html and "[U+202E]" in html and "\u200fابج" in html
+    html = rendered("safe\u202egnp.exe \u200fبج")
+    assert "\u202e" not in html and "[U+202E]" in html and "\u200fبج" in html
     assert '<p dir="auto">' in html
 
 

@@ -172,7 +172,7 @@ def _reader() -> MarkdownIt:
     made.validateLink = lambda url: bool(WEB.match(url))  # type: ignore[method-assign]
     made.block.ruler.before("code", "watch", _watch)
     made.inline.ruler.before("text", "watch", _watch)
-        rules = {"fence": _fence, "code_block": _fence, "image": _image}
+    rules = {"fence": _fence, "code_block": _fence, "image": _image}
     for name, rule in (rules | {"td_open": _cell, "th_open": _cell}).items():
         made.add_render_rule(name, rule)
     return made
