@@ -18,7 +18,7 @@ from puna.store.campaigns import EVERYBODY, find
 from puna.store.faults import Conflict, Missing, Refused
 from puna.store.store import now
 from puna.store.tables import Account, Annotation, Batch, Campaign, Item, Review
-from puna.store.trail import note
+from puna.store.audit import note
 from puna.store.uploads import Given, lines_of
 from puna.text.dialog import Dialog
 

@@ -19,7 +19,7 @@ from puna.store.tables import (
     Qualification,
     Task,
 )
-from puna.store.trail import note
+from puna.store.audit import note
 
 EVERYBODY = 1_000_000  # `wanted` of gold and qualification items
 STATES = {"draft": ("open",), "open": ("closed",), "closed": ("open",)}

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, aliased
 from puna.store.faults import Conflict, Missing, Refused
 from puna.store.store import now
 from puna.store.tables import Account, Annotation, Campaign, Desk, Item, Review
-from puna.store.trail import note as write_down
+from puna.store.audit import note as write_down
 from puna.text.dialog import SAFETY_BINS, STRENGTHS
 
 VERDICTS = ("approved", "edited", "rejected")
