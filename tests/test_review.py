@@ -11,9 +11,8 @@ from puna.store.faults import Conflict, Missing, Refused
 from puna.store.reviews import Verdict
 from puna.store.store import Store, now, open_store
 from puna.store.tables import Annotation, Audit, Desk, Item, Review
-from puna.text.tokenizer import Tokenizer
 from tests.campaigns import item_ids, judge, made, upload
-from tests.pages import Pages, add_account, serving_pages
+from tests.pages import add_account
 
 PAIRS = "\n".join(
     f'{{"prompt": "question {n}", "answers": ["tea {n}", "coffee {n}"]}}' for n in range(6)

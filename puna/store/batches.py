@@ -14,13 +14,13 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from puna.store.audit import note
 from puna.store.campaigns import EVERYBODY, find
 from puna.store.faults import Conflict, Missing, Refused
 from puna.store.store import now
 from puna.store.tables import Account, Annotation, Batch, Campaign, Item, Review
-from puna.store.audit import note
 from puna.store.uploads import Given, lines_of
-from puna.text.dialog import Dialog
+from puna.text.dialog import SAFETY_BINS, Dialog
 
 PURPOSES = ("normal", "gold", "qualification")
 ITEM_STATES = ("preparing", "ready", "failed", "closed")
@@ -36,6 +36,7 @@ class Upload:
     source: str = ""  # the file's name
     system: str = ""
     category: str = ""
+    batch: int | None = None  # the number of a batch that gets more; none: a new one
 
 
 @dataclass
@@ -87,7 +88,7 @@ def add(
     """
     campaign = find(session, campaign_id)
     _check_upload(campaign, upload)
-    batch = new_batch(session, campaign_id, by_id, upload.source)
+    batch = _batch(session, by_id, campaign_id, upload)
     added, seen = Added(batch.number), _seen(session, campaign_id, upload.purpose)
     for given in lines_of(upload.text, upload.system, upload.category):
         if isinstance(given, tuple):
@@ -104,10 +105,21 @@ def add(
     if not added.items:
         why = "; ".join(f"{reason} ({count})" for reason, count in added.left_out.most_common(3))
         raise Refused("text", f"has nothing to add: {why or 'it is empty'}")
-    batch.left_out = dict(added.left_out)
+    batch.left_out = dict(Counter(batch.left_out) + added.left_out)
     detail = {"batch": batch.number, "items": added.items, "purpose": upload.purpose}
     note(session, "batch_added", by_id, f"campaign:{campaign_id}", **detail)
     return added
+
+
+def _batch(session: Session, by_id: int, campaign_id: int, upload: Upload) -> Batch:
+    if upload.batch is None:
+        return new_batch(session, campaign_id, by_id, upload.source)
+    session.get(Campaign, campaign_id, with_for_update=True)
+    number = Batch.number == upload.batch
+    found = session.scalar(select(Batch).where(Batch.campaign_id == campaign_id, number))
+    if found is None:
+        raise Refused("batch", f"the campaign has no batch {upload.batch}")
+    return found
 
 
 def _check_upload(campaign: Campaign, upload: Upload) -> None:
@@ -269,6 +281,34 @@ def _judgement(session: Session, one: Annotation, name: str) -> dict[str, Any]:
             for review, who in reviews
         ],
     }
+
+
+def copy(
+    session: Session,
+    by_id: int,
+    campaign_id: int,
+    item_id: int,
+    purpose: str,
+    expected: dict[str, Any],
+    rng: random.Random,
+) -> int:
+    """A gold or test item made of an item, in its batch. Returns its id. Missing, Refused."""
+    found = session.get(Item, item_id)
+    if found is None or found.campaign_id != campaign_id:
+        raise Missing
+    if len(found.answers) != 2:
+        raise Refused("item", "has no answers yet")
+    if "safety" in expected and expected["safety"] not in (*SAFETY_BINS, "rejected_safe"):
+        raise Refused("safety", f"{expected['safety']!r} is unknown")
+    campaign, batch = find(session, campaign_id), session.get_one(Batch, found.batch_id)
+    if found.digest in _seen(session, campaign_id, purpose):
+        raise Conflict(f"there is a {purpose} item of this prompt already")
+    given = Given(0, Dialog.from_json(found.dialog), found.answers, expected, found.category)
+    made = _item(campaign, batch, Upload("", purpose), given, found.digest, rng)
+    session.add(made)
+    session.flush()
+    note(session, "item_copied", by_id, f"item:{item_id}", purpose=purpose, copy=made.id)
+    return made.id
 
 
 def withdraw(session: Session, by_id: int, campaign_id: int, item_id: int) -> None:

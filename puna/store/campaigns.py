@@ -6,6 +6,7 @@ from sqlalchemy import case, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from puna.store.audit import note
 from puna.store.faults import Conflict, Missing, Refused
 from puna.store.rules import Rules, Variant, check
 from puna.store.store import now
@@ -19,7 +20,6 @@ from puna.store.tables import (
     Qualification,
     Task,
 )
-from puna.store.audit import note
 
 EVERYBODY = 1_000_000  # `wanted` of gold and qualification items
 STATES = {"draft": ("open",), "open": ("closed",), "closed": ("open",)}

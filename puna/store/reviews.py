@@ -14,10 +14,10 @@ from sqlalchemy import Select, and_, exists, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
+from puna.store.audit import note as write_down
 from puna.store.faults import Conflict, Missing, Refused
 from puna.store.store import now
 from puna.store.tables import Account, Annotation, Campaign, Desk, Item, Review
-from puna.store.audit import note as write_down
 from puna.text.dialog import SAFETY_BINS, STRENGTHS
 
 VERDICTS = ("approved", "edited", "rejected")

@@ -159,7 +159,7 @@ def _check_settings(rules: Rules) -> None:
     known = kind_defaults(rules.kind, "safety")
     for name in rules.settings:
         if name not in known:
-            raise Refused(f"settings.{name}", f"a campaign of kind {rules.kind} has no such setting")
+            raise Refused(f"settings.{name}", f"a {rules.kind} campaign has no such setting")
     for name in ("categories", "risks", "vectors"):
         if name in rules.settings:
             _check_words(f"settings.{name}", rules.settings[name])

@@ -14,13 +14,13 @@ from starlette.staticfiles import StaticFiles
 from puna.errors import InputError
 from puna.store.faults import Conflict, Missing, Refused, Unavailable
 from puna.web.failures import ApiError
-from puna.web.site import accounts, preparing
+from puna.web.site import accounts, campaigns, preparing, review
 from puna.web.site.door import Door, denied, viewer_of
 from puna.web.site.routes import Route, Routes
 from puna.web.site.site import HERE, Site, page
 from puna.web.site.viewer import Viewer
 
-PAGES: Sequence[Routes] = (accounts.routes,)
+PAGES: Sequence[Routes] = (accounts.routes, campaigns.routes, review.routes)
 
 
 def build(site: Site) -> Starlette:
