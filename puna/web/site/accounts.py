@@ -1,6 +1,5 @@
 """Coming in and going out: the front page, log-in, the links that the server and admins give."""
 
-import logging
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,8 +24,6 @@ routes = Routes()
 BODY = 4096  # bytes
 Name = Annotated[str, Field(max_length=200)]
 Password = Annotated[str, Field(max_length=1024)]
-
-log = logging.getLogger("puna.web")
 
 
 class _Strict(BaseModel):
@@ -90,12 +87,14 @@ async def login(request: Request, viewer: Viewer) -> Response:
     if account is None or kept is None or not fits:
         number = account.id if account else None
         await site.write(audit.note, "login_failed", number, address=address)
-        raise ApiError(403, "the name or the password is wrong", code="login_failed")
+        raise _wrong()
     site.tries.succeeded(name, address)
     anew = ""
     if site.hashing.passwords.outgrown(kept):
         anew = await site.hashing.hashed(asked.password)
-    return await _begin(request, account.id, "login", kept, anew)
+    before = token_of(request)
+    entered = await site.write(_log_in, account.id, kept, anew, before, address)
+    return _inside(request, *entered)
 
 
 @routes.post("/api/logout", role="annotator")
@@ -129,33 +128,46 @@ async def welcome(request: Request, viewer: Viewer) -> Response:
     if link.purpose != "single":
         check_password(asked.password, link.name or asked.name)
         password = await site.hashing.hashed(asked.password)
-    address = address_of(request, site)
-    number = await site.write(_accept, asked.token, asked.name, password, link.purpose, address)
-    return await _begin(request, number, "login", password)
-
-
-async def _begin(
-    request: Request, account_id: int, action: str, kept: str | None, anew: str = ""
-) -> Response:
-    """Give the browser a new session, whatever it had before."""
-    site = site_of(request)
     before, address = token_of(request), address_of(request, site)
-    begun, role, name = await site.write(_enter, account_id, before, address, kept, anew)
+    entered = await site.write(_accept, asked.token, asked.name, password, before, address)
+    return _inside(request, *entered)
+
+
+def _inside(request: Request, begun: logins.Begun, name: str, role: str) -> Response:
+    """Who came in, with the cookie of the new session."""
     answer = reply({"name": name, "role": role, "csrf": begun.csrf})
     give_cookie(request, answer, begun.token)
     return answer
 
 
 def _enter(
-    session: Session, account_id: int, before: str, address: str, kept: str | None, anew: str
+    session: Session, account: Account, before: str, address: str
+) -> tuple[logins.Begun, str, str]:
+    """Begin a session; whatever the browser had before ends."""
+    audit.note(session, "login", account.id, f"account:{account.id}", address)
+    return logins.begin(session, account.id, before), account.name, account.role
+
+
+def _log_in(
+    session: Session, account_id: int, kept: str, anew: str, before: str, address: str
 ) -> tuple[logins.Begun, str, str]:
     account = people.account_of(session, account_id)
-    if account.disabled is not None or account.password != kept:
-        raise ApiError(403, "the name or the password is wrong", code="login_failed")
-    if anew:
-        account.password = anew
-    audit.note(session, "login", account.id, f"account:{account.id}", address)
-    return logins.begin(session, account.id, before), account.role, account.name
+    if account.disabled is not None or account.password != kept:  # since the hash was checked
+        raise _wrong()
+    account.password = anew or kept
+    return _enter(session, account, before, address)
+
+
+def _accept(
+    session: Session, token: str, name: str, password: str | None, before: str, address: str
+) -> tuple[logins.Begun, str, str]:
+    purpose = people.open_link(session, token).purpose
+    account = people.accept(session, token, name, password)
+    done = {"single": "", "reset": "password_reset"}.get(purpose, "joined")
+    if done:
+        about = f"account:{account.id}"
+        audit.note(session, done, account.id, about, address, role=account.role)
+    return _enter(session, account, before, address)
 
 
 def _leave(session: Session, viewer: Viewer, address: str) -> None:
@@ -163,13 +175,5 @@ def _leave(session: Session, viewer: Viewer, address: str) -> None:
     audit.note(session, "logout", viewer.id, f"account:{viewer.id}", address)
 
 
-def _accept(
-    session: Session, token: str, name: str, password: str | None, purpose: str, address: str
-) -> int:
-    account: Account = people.accept(session, token, name, password)
-    about = f"account:{account.id}"
-    if purpose in ("setup", "invite"):
-        audit.note(session, "joined", account.id, about, address, role=account.role)
-    elif purpose == "reset":
-        audit.note(session, "password_reset", account.id, about, address)
-    return account.id
+def _wrong() -> ApiError:
+    return ApiError(403, "the name or the password is wrong", code="login_failed")
