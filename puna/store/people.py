@@ -67,7 +67,6 @@ def admins(session: Session, but: int = 0, by_password: bool = True) -> int:
         select(Account.id)
         .where(Account.role == "admin", Account.id != but)
         .where(Account.disabled.is_(None), Account.erased.is_(None))
-        .with_for_update()  # so that two admins do not remove each other at once
     )
     if by_password:
         wanted = wanted.where(Account.password.is_not(None))

@@ -5,16 +5,14 @@ passwords, go through no network in the clear. TLS is a proxy's; `origin` says w
 """
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from puna.errors import InputError
 from puna.store import people
 from puna.store.faults import Unavailable
-from puna.store.store import Store, open_store
+from puna.store.store import open_store
 from puna.web.service import Service
 from puna.web.site.door import LOOPBACK
 from puna.web.site.proxies import networks
@@ -58,24 +56,13 @@ def site_with(
 ) -> Iterator[Site]:
     """The pages of a service, with their store open. InputError: the store cannot be used."""
     believed = networks(proxies)
-    store = opened(place)
+    store = open_store(place)
     try:
         site = Site(service, store, origin, single_user, believed)
         site.hashing.passwords.prepare()
         yield site
     finally:
         store.close()
-
-
-def opened(place: str) -> Store:
-    """The store; a file that is not there is made, for its owner only."""
-    if "://" not in place:
-        try:
-            Path(place).parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(place, os.O_RDWR | os.O_CREAT, 0o600))
-        except OSError as error:
-            raise InputError(f"store: {place}: {error.strerror or error}") from None
-    return open_store(place)
 
 
 def first_link(site: Site, base: str) -> str:
