@@ -1,5 +1,7 @@
 """Coming in and going out: the front page, log-in, the links that the server and admins give."""
 
+import json
+import logging
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,31 +15,50 @@ from puna.store.names import folded
 from puna.store.passwords import check_password
 from puna.store.tables import Account
 from puna.web.failures import ApiError
-from puna.web.site.door import give_cookie, token_of
+from puna.web.site.door import give_cookie, token_of, trace_id
+from puna.web.site.navigation import entries
 from puna.web.site.proxies import address_of
 from puna.web.site.routes import Routes
 from puna.web.site.site import page, reply, site_of
 from puna.web.site.viewer import NOBODY, Viewer
-from puna.web.validate import read
+from puna.web.validate import body, parse, read
 
 routes = Routes()
 BODY = 4096  # bytes
+REPORT = 16384
+REPORTED = ("document-uri", "effective-directive", "blocked-uri", "source-file", "line-number")
+
+log = logging.getLogger("puna.web")
 Name = Annotated[str, Field(max_length=200)]
 Password = Annotated[str, Field(max_length=1024)]
 
+CARDS = {
+    "/chat": "Talk to the models; say what you think of an answer.",
+    "/annotate": "Choose the better of two answers, one key for each.",
+    "/redteam": "Try to make a model answer what it should not.",
+    "/review": "Approve, correct or reject what annotators judged.",
+    "/campaigns": "Set up what is to be judged, by how many, with which guidelines.",
+    "/quality": "How far people agree, who drifts, how each batch went.",
+    "/evaluation": "Which version people prefer, and how sure that is.",
+    "/people": "Invite people, change roles, make links for a new password.",
+    "/audit": "Who came in, what was changed, what was refused.",
+}
 
-class _Strict(BaseModel):
+
+class Strict(BaseModel):
+    """A body with these fields and no other, of these types."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class LoginBody(_Strict):
+class LoginBody(Strict):
     """Who says to be whom."""
 
     name: Name
     password: Password
 
 
-class LinkBody(_Strict):
+class LinkBody(Strict):
     """A link's token."""
 
     token: Annotated[str, Field(max_length=100)]
@@ -53,13 +74,17 @@ class WelcomeBody(LinkBody):
 @routes.get("/", role=NOBODY)
 async def home(request: Request, viewer: Viewer) -> Response:
     """Where everything begins: what somebody can do here, or the log-in."""
-    return page(request, viewer, "home" if viewer.known else "login")
+    if not viewer.known:
+        return page(request, viewer, "login", single=site_of(request).single_user)
+    found = entries(viewer, "/", request.app.state.pages)
+    cards = [(entry, CARDS[entry.path]) for entry in found if entry.path in CARDS]
+    return page(request, viewer, "home", cards=cards)
 
 
 @routes.get("/login", role=NOBODY)
 async def login_page(request: Request, viewer: Viewer) -> Response:
     """The log-in."""
-    return page(request, viewer, "login")
+    return page(request, viewer, "login", single=site_of(request).single_user)
 
 
 @routes.get("/welcome", role=NOBODY)
@@ -131,6 +156,20 @@ async def welcome(request: Request, viewer: Viewer) -> Response:
     before, address = token_of(request), address_of(request, site)
     entered = await site.write(_accept, asked.token, asked.name, password, before, address)
     return _inside(request, *entered)
+
+
+@routes.post("/csp", role=NOBODY)
+async def report(request: Request, viewer: Viewer) -> Response:
+    """What a browser did not let a page load or run: logged, and kept for a while."""
+    site = site_of(request)
+    site.turnstile("reports").admit(address_of(request, site))
+    told = parse(await body(request, REPORT))
+    found = told.get("csp-report", {}) if isinstance(told, dict) else {}
+    found = found if isinstance(found, dict) else {}
+    known = {name: str(found.get(name, ""))[:300] for name in REPORTED}
+    site.reports.append(known)
+    log.warning("%s: CSP: %s", trace_id(request), json.dumps(known))
+    return Response(status_code=204)
 
 
 def _inside(request: Request, begun: logins.Begun, name: str, role: str) -> Response:
