@@ -11,6 +11,9 @@ from puna.text.template import TAGS
 from puna.text.tokenizer import Tokenizer, open_tokenizer, train_tokenizer
 from tests.browser import browser, chromium
 from tests.models import new_model
+from tests.stores import place, postgres, store
+
+__all__ = ["place", "postgres", "store"]
 
 __all__ = ["browser", "chromium"]  # fixtures
 
