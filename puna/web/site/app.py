@@ -15,13 +15,20 @@ from starlette.staticfiles import StaticFiles
 from puna.errors import InputError
 from puna.store.faults import Conflict, Missing, Refused, Unavailable
 from puna.web.failures import ApiError
-from puna.web.site import accounts, admin, gallery, profile
+from puna.web.site import accounts, admin, campaigns, gallery, preparing, profile, review
 from puna.web.site.door import Door, denied, viewer_of
 from puna.web.site.routes import Route, Routes
 from puna.web.site.site import HERE, Site, page, site_of
 from puna.web.site.viewer import Viewer
 
-PAGES: Sequence[Routes] = (accounts.routes, profile.routes, admin.routes, gallery.routes)
+PAGES: Sequence[Routes] = (
+    accounts.routes,
+    profile.routes,
+    admin.routes,
+    campaigns.routes,
+    review.routes,
+    gallery.routes,
+)
 
 
 class Statics(StaticFiles):
@@ -39,7 +46,8 @@ def build(site: Site) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
-        yield
+        async with preparing.running(site):
+            yield
 
     paths: dict[str, list[Route]] = {}
     for route in all_routes():
