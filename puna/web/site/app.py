@@ -17,6 +17,7 @@ from puna.store.faults import Conflict, Missing, Refused, Unavailable
 from puna.web.failures import ApiError
 from puna.web.site import accounts, campaigns, preparing, review
 from puna.web.site import accounts, admin, profile
+from puna.web.site import accounts, admin, gallery, profile
 from puna.web.site.door import Door, denied, viewer_of
 from puna.web.site.routes import Route, Routes
 from puna.web.site.site import HERE, Site, page, site_of
@@ -24,6 +25,7 @@ from puna.web.site.viewer import Viewer
 
 PAGES: Sequence[Routes] = (accounts.routes, campaigns.routes, review.routes)
 PAGES: Sequence[Routes] = (accounts.routes, profile.routes, admin.routes)
+PAGES: Sequence[Routes] = (accounts.routes, profile.routes, admin.routes, gallery.routes)
 
 
 class Statics(StaticFiles):
