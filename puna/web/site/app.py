@@ -18,14 +18,23 @@ from puna.web.failures import ApiError
 from puna.web.site import accounts, campaigns, preparing, review
 from puna.web.site import accounts, admin, profile
 from puna.web.site import accounts, admin, gallery, profile
+from puna.web.site import accounts, campaigns, chat, gallery, preparing, review
 from puna.web.site.door import Door, denied, viewer_of
 from puna.web.site.routes import Route, Routes
 from puna.web.site.site import HERE, Site, page, site_of
 from puna.web.site.viewer import Viewer
+from puna.web.site.writers import Writers
 
 PAGES: Sequence[Routes] = (accounts.routes, campaigns.routes, review.routes)
 PAGES: Sequence[Routes] = (accounts.routes, profile.routes, admin.routes)
 PAGES: Sequence[Routes] = (accounts.routes, profile.routes, admin.routes, gallery.routes)
+PAGES: Sequence[Routes] = (
+    accounts.routes,
+    chat.routes,
+    campaigns.routes,
+    review.routes,
+    gallery.routes,
+)
 
 
 class Statics(StaticFiles):
@@ -43,7 +52,7 @@ def build(site: Site) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
-        async with preparing.running(site):
+        async with preparing.running(site), chat.talking(site, app.state.writers):
             yield
 
     paths: dict[str, list[Route]] = {}
@@ -58,7 +67,7 @@ def build(site: Site) -> Starlette:
         lifespan=life,
     )
     app.router.redirect_slashes = False
-    app.state.site = site
+    app.state.site, app.state.writers = site, Writers()
     app.state.pages = {route.path: route.role for route in all_routes() if route.method == "GET"}
     app.add_middleware(Door, site=site)
     return app
