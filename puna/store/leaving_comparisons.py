@@ -220,6 +220,7 @@ def ratings(session: Session, wanted: Chosen, left_out: Counter[str]) -> Iterato
             "batch": number,
             "category": item.category,
             "messages": dialog.to_json()["messages"],
+            "tags": dict(dialog.tags),
             "answers": item.answers,
             "rating": annotation.rating,
             "first_shown": 1 if annotation.swapped else 0,
