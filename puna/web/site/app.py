@@ -19,6 +19,7 @@ from puna.web.site import accounts, campaigns, preparing, review
 from puna.web.site import accounts, admin, profile
 from puna.web.site import accounts, admin, gallery, profile
 from puna.web.site import accounts, campaigns, chat, gallery, preparing, review
+from puna.web.site import accounts, admin, campaigns, preparing, profile, review
 from puna.web.site.door import Door, denied, viewer_of
 from puna.web.site.routes import Route, Routes
 from puna.web.site.site import HERE, Site, page, site_of
@@ -34,6 +35,9 @@ PAGES: Sequence[Routes] = (
     campaigns.routes,
     review.routes,
     gallery.routes,
+PAGES: Sequence[Routes] = (
+    *(accounts.routes, profile.routes, admin.routes),
+    *(campaigns.routes, review.routes),
 )
 
 
