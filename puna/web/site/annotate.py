@@ -37,7 +37,7 @@ _html = lru_cache(maxsize=2048)(rendered)  # several people see each answer
 class NextBody(Strict):
     """The tasks that the page has already."""
 
-    beside: Ids = []
+    beside: Ids = Field(default_factory=list)
 
 
 class JudgementBody(Strict):
@@ -50,14 +50,14 @@ class JudgementBody(Strict):
     rating: Annotated[int, Field(ge=-3, le=3)] | None = None
     comment: Annotated[str, StringConstraints(max_length=judging.MOST_COMMENT)] = ""
     seconds: Annotated[float, Field(ge=0, le=judging.MOST_SECONDS)] = 0.0
-    beside: Ids = []
+    beside: Ids = Field(default_factory=list)
 
 
 class SkipBody(Strict):
     """Why a task is not judged."""
 
     reason: Annotated[str, StringConstraints(max_length=work.MOST_REASON)] = ""
-    beside: Ids = []
+    beside: Ids = Field(default_factory=list)
 
 
 class RenewBody(Strict):
@@ -222,9 +222,9 @@ async def prompt(request: Request, viewer: Viewer) -> Response:
         made = living.write_prompt(session, viewer.id, number, body.text, body.category)
         return {"item": made}
 
-    made = await written_once(request, viewer, body, make)
+    answer = await written_once(request, viewer, body, make)
     _wake(request)
-    return reply(made)
+    return answer
 
 
 @routes.post("/api/annotate/tasks/{task:int}/message", role="annotator")
@@ -235,9 +235,9 @@ async def message(request: Request, viewer: Viewer) -> Response:
     def make(session: Session) -> Made:
         return {"item": living.go_on(session, viewer.id, task, body.text)}
 
-    made = await written_once(request, viewer, body, make)
+    answer = await written_once(request, viewer, body, make)
     _wake(request)
-    return reply(made)
+    return answer
 
 
 @routes.get("/api/annotate/{campaign:int}/waiting", role="annotator")

@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 from starlette.requests import Request
+from starlette.responses import Response
 
 from puna.store.once import once
-from puna.web.site.site import site_of
+from puna.web.site.site import reply, site_of
 from puna.web.site.viewer import Viewer
 
 Made = dict[str, Any]
@@ -18,9 +19,10 @@ T = TypeVar("T")
 
 async def written_once(
     request: Request, viewer: Viewer, body: BaseModel, make: Callable[[Session], Made]
-) -> Made:
-    """What `make(session)` says; what it said first if the request's key came before."""
-    return (await written(request, viewer, body, make, lambda session, made: None))[0]
+) -> Response:
+    """`make(session)` as the answer; the first one again if the request's key came before."""
+    made, _ = await written(request, viewer, body, make, lambda session, made: None)
+    return reply(made)
 
 
 async def written(
@@ -30,7 +32,7 @@ async def written(
     make: Callable[[Session], Made],
     then: Callable[[Session, Made], T],
 ) -> tuple[Made, T]:
-    """That, and what `then` finds in the same transaction, each time anew: it is not kept."""
+    """What `make` says, and what `then` finds in the same transaction, each time anew: it is not kept."""
     key = request.headers.get("idempotency-key", "")
     said = f"{request.method} {request.url.path}\n{body.model_dump_json()}"
     digest = hashlib.sha256(said.encode()).hexdigest()
