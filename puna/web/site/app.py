@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from puna.errors import InputError
 from puna.store.faults import Conflict, Missing, Refused, Unavailable
 from puna.web.failures import ApiError
-from puna.web.site import accounts, admin, campaigns, chat, gallery, preparing, profile, review
+from puna.web.site import accounts, admin, annotate, campaigns, chat, gallery, preparing, profile, review
 from puna.web.site.door import Door, denied, viewer_of
 from puna.web.site.routes import Route, Routes
 from puna.web.site.site import HERE, Site, page, site_of
@@ -34,6 +34,8 @@ PAGES: Sequence[Routes] = (
     campaigns.routes,
     review.routes,
     gallery.routes,
+    *(accounts.routes, profile.routes, admin.routes, gallery.routes),
+    *(chat.routes, annotate.routes, campaigns.routes, review.routes),
 )
 
 
