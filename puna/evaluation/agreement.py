@@ -1,4 +1,4 @@
-"""How far people agree: Gwet's AC1 and AC2, Krippendorff's alpha, percent agreement (Section 3.4.2).
+"""How far people agree: Gwet's AC1 and AC2, Krippendorff's alpha, percent agreement (Sec. 3.4.2).
 
 An item may have any number of ratings. With the standard errors of Gwet's linearised variance
 (Handbook of Inter-Rater Reliability, 4th edition, chapter 5), as the R package irrCAC gives them,
@@ -96,7 +96,7 @@ def tabulate(
         known = tuple(sorted(given, key=lambda value: (isinstance(value, str), value)))
     else:
         numeric = all(isinstance(value, int | float) for value in categories)
-        known = tuple(sorted(categories) if numeric else categories)  # type: ignore[type-var]
+        known = tuple(sorted(categories) if numeric else categories)
     place = {value: index for index, value in enumerate(known)}
     if len(place) != len(known) or not given <= set(place):
         odd = sorted(map(str, given - set(place))) or ["one category twice"]
