@@ -12,7 +12,7 @@ import numpy as np
 
 from puna.errors import InputError
 from puna.evaluation.agreement import Weights, tabulate
-from puna.evaluation.intervals import bootstrap_mean, proportion
+from puna.evaluation.intervals import Estimate, bootstrap_mean, proportion, wilson
 from puna.evaluation.judgements import POINTS, coefficients
 
 LIKERT = (1, 2, 3, 4, 5)  # 1 and 2 violate
@@ -95,7 +95,10 @@ def verdicts(ratings: Iterable[Rating], how: str = "majority") -> dict[int, int]
 def contest(
     ratings: Sequence[Rating], rng: np.random.Generator, how: str = "majority"
 ) -> dict[str, Any]:
-    """Shares of wins, ties and losses of the first, each with the bootstrap's 95 % interval."""
+    """Shares of wins, ties and losses of the first, with the bootstrap's 95 % intervals.
+
+    Where no prompt or every prompt went one way, resamples know nothing else: Wilson's interval.
+    """
     found = list(verdicts(ratings, how).values())
     counts = np.array([found.count(1), found.count(0), found.count(-1)])
     if not found:
@@ -104,9 +107,11 @@ def contest(
     ends = np.quantile(drawn, (0.025, 0.975), axis=0)
     record: dict[str, Any] = {"prompts": len(found), "ratings": len(ratings)}
     for index, name in enumerate(("win", "tie", "loss")):
-        low, high = float(ends[0, index]), float(ends[1, index])
-        value = float(counts[index] / len(found))
-        record[name] = {"value": value, "low": low, "high": high, "n": int(counts[index])}
+        count, (low, high) = int(counts[index]), ends[:, index]
+        if count in (0, len(found)):
+            low, high = wilson(count, len(found))
+        share = Estimate(count / len(found), float(low), float(high), count)
+        record[name] = share.to_json()
     return record
 
 

@@ -9,6 +9,7 @@ const BINS = [["chosen_safe", "Only the chosen one is safe"], ["both_safe", "Bot
   ["both_unsafe", "Neither is safe"], ["rejected_safe", "Only the rejected one is safe"]];
 const OF = { choice: "Which answer", degree: "How much better", safety: "Which answers are safe" };
 const SIZES = ["comparisons", "turns", "example", "prompt", "response"];
+const FEW = 8; // items shown at once
 const form = $("#wanted");
 const panels = ["agreement", "batches", "annotators", "drift", "sizes", "disagreements"];
 let running = null;
@@ -93,18 +94,18 @@ const draw = {
     const { limits } = found;
     const review = $('.pages a[href="/review"]') !== null;
     const rows = found.annotators.toSorted((a, b) => b.flags.length - a.flags.length || b.judged - a.judged);
-    $(".table", place).replaceChildren(table(["Annotator",
-      ...["Judged", "Agrees", "AC1 without", "Gold right", "Left", "Longer", "Seconds"].map(right), "To look at"],
+    $(".table", place).replaceChildren(table(["Annotator", "To look at",
+      ...["Judged", "Agrees", "AC1 without", "Gold right", "Left", "Longer", "Seconds"].map(right)],
     rows.map((row) => [
       review ? el("a", { href: `/review?annotator=${row.annotator}`, text: row.name }) : row.name,
+      el("span", { class: "flagged" }, row.flags.length
+        ? row.flags.map((flag) => el("span", { class: "badge warn", text: flag.reason }))
+        : el("span", { class: "muted", text: "nothing" })),
       number(row.judged),
       measured(row.agreement), number(row.without, 2), measured(row.gold, limits.gold),
       measured(row.position, 0.5), measured(row.length, 0.5),
       row.speed ? el("span", { text: number(row.speed.median, 0),
-        title: `${share(row.speed.fast.value)} too fast` }) : "–",
-      el("span", { class: "row tight" }, row.flags.length
-        ? row.flags.map((flag) => el("span", { class: "badge warn", text: flag.reason }))
-        : el("span", { class: "muted", text: "nothing" }))]), "Annotators"));
+        title: `${share(row.speed.fast.value)} too fast` }) : "–"]), "Annotators"));
     $(".stated", place).textContent = `A flag is a reason to talk. It is raised from ${limits.cases} judgements`
       + ` (${limits.gold_cases} gold items) on: gold below ${share(limits.gold)} with its whole interval;`
       + ` agreement ${share(limits.agreement)} below all pairs of people; left and right unequal at`
@@ -114,6 +115,7 @@ const draw = {
   },
 
   drift(found, place) {
+    place.hidden = !Object.keys(found.whole.strengths).length;
     for (const [name, title] of STRENGTHS) {
       const own = found.batches.filter((row) => row.strengths[name]).map((row) => {
         const { value, low, high } = row.strengths[name];
@@ -155,14 +157,19 @@ const draw = {
   },
 
   disagreements(found, place) {
-    place.replaceChildren(...(found.disagreements.length ? found.disagreements.map((row) =>
+    const rows = found.disagreements.map((row) =>
       el("li", { class: "card stack tight" },
         el("p", { class: "asked", text: row.prompt, dir: "auto" }),
         el("p", { class: "row tight small" },
           el("span", { class: "muted", text: `Item ${row.item}${row.category ? `, ${row.category}` : ""}` }),
           row.grades.map(({ name, grade }) => el("span", { class: "badge", title: graded(grade),
-            text: `${name}: ${grade > 0 ? "first" : grade < 0 ? "second" : "tie"} ${Math.abs(grade) || ""}` })))))
-      : [el("li", { class: "muted", text: "No two people chose different answers to the same item." })]));
+            text: `${name}: ${grade > 0 ? "first" : grade < 0 ? "second" : "tie"} ${Math.abs(grade) || ""}` })))));
+    const more = rows.splice(FEW);
+    if (!rows.length) {
+      rows.push(el("li", { class: "muted", text: "No two people chose different answers to the same item." }));
+    }
+    place.replaceChildren(...rows, more.length ? el("li", {}, el("details", {},
+      el("summary", { text: `${more.length} more` }), el("ul", { class: "stack tight" }, more))) : "");
   },
 };
 
