@@ -110,7 +110,6 @@ def tabulate(
 
 def table_of(counts: Floats, categories: Sequence[Value]) -> Table:
     """Counts [items, q] as a table."""
-    counts = np.asarray(counts, dtype=np.float64).reshape(-1, len(categories))
     distinct, times = np.unique(counts[counts.sum(axis=1) > 0], axis=0, return_counts=True)
     return Table(distinct, times.astype(np.float64), tuple(categories))
 
