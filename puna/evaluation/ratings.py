@@ -18,6 +18,7 @@ from puna.evaluation.judgements import POINTS, coefficients
 LIKERT = (1, 2, 3, 4, 5)  # 1 and 2 violate
 ROUNDS = 1000
 HOW = ("majority", "mean")
+Writer = tuple[str, str, float | None]  # of an answer: model, version, temperature
 K = TypeVar("K")
 R = TypeVar("R")
 
@@ -176,6 +177,25 @@ def _met(ratings: Sequence[Rating]) -> dict[tuple[str, str], list[Rating]]:
 def _order(name: str) -> list[tuple[str, int]]:
     """Numbers within a name by their value."""
     return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", name)]
+
+
+def called(writers: Iterable[Writer]) -> dict[Writer, str]:
+    """A name for each writer: the model's, with version and temperature only where they differ."""
+    known = set(writers)
+    versions: dict[str, set[str]] = {}
+    warmth: dict[tuple[str, str], set[float | None]] = {}
+    for model, version, temperature in known:
+        versions.setdefault(model, set()).add(version)
+        warmth.setdefault((model, version), set()).add(temperature)
+    found = {}
+    for model, version, temperature in known:
+        name = model or "unknown"
+        if len(versions[model]) > 1:
+            name += f" {version or 'unknown'}"
+        if len(warmth[model, version]) > 1:
+            name += f" at {temperature}"
+        found[model, version, temperature] = name
+    return found
 
 
 def violates(points: Sequence[int]) -> bool:

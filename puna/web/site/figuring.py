@@ -34,7 +34,7 @@ class Measured:
     asked: int  # words of the dialogue before them
     size: drift.Size
     category: str
-    writers: tuple[tuple[str, str, float | None], ...]  # model, version, temperature
+    writers: tuple[ratings.Writer, ...]
 
 
 @dataclass
@@ -229,7 +229,7 @@ def _apart(
 
 def _ratings(judged: Sequence[Judged], known: dict[int, Measured]) -> list[ratings.Rating]:
     """The evaluation's ratings, with a name for each version; an answer against itself is none."""
-    called = _called({writer for row in judged for writer in known[row.item].writers})
+    called = ratings.called({writer for row in judged for writer in known[row.item].writers})
     found = []
     for row in judged:
         one = known[row.item]
@@ -237,24 +237,4 @@ def _ratings(judged: Sequence[Judged], known: dict[int, Measured]) -> list[ratin
         if row.rating is not None and first != second:
             facts = (one.category, one.size.turns, one.asked)
             found.append(ratings.Rating(row.item, row.annotator, first, second, row.rating, *facts))
-    return found
-
-
-def _called(
-    writers: set[tuple[str, str, float | None]],
-) -> dict[tuple[str, str, float | None], str]:
-    """A name for each writer: the model's, with version and temperature only where they differ."""
-    versions: dict[str, set[str]] = {}
-    warmth: dict[tuple[str, str], set[float | None]] = {}
-    for model, version, temperature in writers:
-        versions.setdefault(model, set()).add(version)
-        warmth.setdefault((model, version), set()).add(temperature)
-    found = {}
-    for model, version, temperature in writers:
-        name = model or "unknown"
-        if len(versions[model]) > 1:
-            name += f" {version or 'unknown'}"
-        if len(warmth[model, version]) > 1:
-            name += f" at {temperature}"
-        found[model, version, temperature] = name
     return found
