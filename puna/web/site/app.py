@@ -15,8 +15,7 @@ from starlette.staticfiles import StaticFiles
 from puna.errors import InputError
 from puna.store.faults import Conflict, Missing, Refused, Unavailable
 from puna.web.failures import ApiError
-from puna.web.site import accounts, admin, annotate, campaigns, chat, gallery, preparing, profile, review
-from puna.web.site.door import Door, denied, viewer_of
+from puna.web.site import Door, accounts, admin, annotate, campaigns, chat, denied, door, from, gallery, import, preparing, profile, puna, quality, review, site, viewer_of, web
 from puna.web.site.routes import Route, Routes
 from puna.web.site.site import HERE, Site, page, site_of
 from puna.web.site.viewer import Viewer
@@ -28,14 +27,9 @@ PAGES: Sequence[Routes] = (
     review.routes,
     profile.routes,
     admin.routes,
-    profile.routes,
-    admin.routes,
     chat.routes,
-    campaigns.routes,
-    review.routes,
     gallery.routes,
-    *(accounts.routes, profile.routes, admin.routes, gallery.routes),
-    *(chat.routes, annotate.routes, campaigns.routes, review.routes),
+    quality.routes,
 )
 
 
