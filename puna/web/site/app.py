@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -21,6 +22,16 @@ from puna.web.site.site import HERE, Site
 PAGES: Sequence[Routes] = (accounts.routes,)
 
 
+class Statics(StaticFiles):
+    """Files that a browser keeps, and asks about each time: a new version is seen at once."""
+
+    def file_response(self, *args: Any, **named: Any) -> Response:
+        """A file, with a word on how long it holds."""
+        response = super().file_response(*args, **named)
+        response.headers["cache-control"] = "no-cache"
+        return response
+
+
 def build(site: Site) -> Starlette:
     """The application of a site."""
 
@@ -34,12 +45,13 @@ def build(site: Site) -> Starlette:
     app = Starlette(
         routes=[
             *(_path(path, routes) for path, routes in paths.items()),
-            Mount("/static", StaticFiles(directory=HERE / "static")),
+            Mount("/static", Statics(directory=HERE / "static")),
         ],
         exception_handlers={ApiError: _told, Exception: _told},
         lifespan=life,
     )
     app.state.site = site
+    app.state.pages = {route.path: route.role for route in all_routes() if route.method == "GET"}
     app.add_middleware(Door, site=site)
     return app
 
