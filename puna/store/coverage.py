@@ -19,6 +19,7 @@ THIN = 0.5  # a cell with less than this share of a cell's mean of prompts is th
 class Work:
     """One attempt in numbers. A prompt violates if an answer to it does."""
 
+    attack_id: int
     campaign_id: int
     account_id: int
     round: int
@@ -29,7 +30,7 @@ class Work:
     hours: float
     prompts: int
     answers: int
-    marked: int
+    marked: int  # prompts whose answer somebody judged
     violating: int
 
 
@@ -78,6 +79,7 @@ def work(session: Session, campaign_id: int | None = None) -> list[Work]:
         prompts = {t.parent_id for t in answers if marks.get(t.id, 5) <= VIOLATES}
         found.append(
             Work(
+                attack.id,
                 attack.campaign_id,
                 attack.account_id,
                 attack.round,

@@ -14,12 +14,12 @@ from starlette.staticfiles import StaticFiles
 from puna.errors import InputError
 from puna.store.faults import Conflict, Missing, Refused, Unavailable
 from puna.web.failures import ApiError
-from puna.web.site import accounts
+from puna.web.site import accounts, redteam, redteam_review
 from puna.web.site.door import Door, viewer_of
 from puna.web.site.routes import Route, Routes
 from puna.web.site.site import HERE, Site
 
-PAGES: Sequence[Routes] = (accounts.routes,)
+PAGES: Sequence[Routes] = (accounts.routes, redteam.routes, redteam_review.routes)
 
 
 class Statics(StaticFiles):
