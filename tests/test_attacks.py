@@ -379,6 +379,11 @@ def test_the_thinnest_cells_are_suggested_first(session: Session) -> None:
     assert all(cell.prompts == 0 for cell in found)
 
 
+def test_suggestions_spread_over_risks_and_vectors(session: Session) -> None:
+    first, second = coverage.suggestions(coverage.matrix(session.get_one(Campaign, 1), []), 2)
+    assert first.risk != second.risk and first.vector != second.vector
+
+
 # Drafts
 
 

@@ -56,7 +56,8 @@ function violation(it) {
     }
   };
   return el("details", { class: "card violation" },
-    el("summary", {}, el("span", { text: `${it.risk}, by ${it.vector}` }), badge),
+    el("summary", {}, el("span", { text: `${it.risk}, by ${it.vector}` }),
+      el("span", { class: "prompt muted small veil", text: it.messages.at(-1).content.slice(0, 120) }), badge),
     el("div", { class: "stack" },
       it.reason && el("p", { class: "panel warn" }, el("b", { text: "The reviewer: " }), it.reason),
       conversation([...it.messages, { role: "assistant", html: it.violating.html }]),

@@ -183,7 +183,11 @@ function rest() {
   const before = recall("redteam.break", {});
   if (due < 1 || (before.day === day && before.due >= due)) return;
   remember("redteam.break", { day, due });
-  toast(`${duration(state.today)} of this today. Get up, look out of the window, have a tea.`, "bad");
+  $("#break").hidden = false;
+  $("#break").replaceChildren(
+    el("span", { text: `${duration(state.today)} of this today: time for a break, away from the screen.` }),
+    el("button", { type: "button", class: "small", text: "Thank you",
+      on: { click: () => { $("#break").hidden = true; } } }));
 }
 
 function beat() {

@@ -8,6 +8,8 @@ const choice = $("#campaign");
 
 const interval = (it) => (it.low === null ? "no interval: one person"
   : `95 %: ${number(it.low, 2)} to ${number(it.high, 2)}`);
+const LITTLE = 0.1; // hours, below which a rate says nothing
+const rate = (it) => (it.hours < LITTLE ? "–" : number(it.value, 2));
 const stat = (value, words) => el("div", { class: "stat" }, el("span", { text: value }),
   el("span", { text: words }));
 
@@ -18,9 +20,9 @@ function table(name, rows) {
       { scope: "col", text, class: i ? "number" : null })))),
     el("tbody", {}, rows.map((it) => el("tr", {},
       el("th", { scope: "row", text: it.name }),
-      el("td", { class: "number", text: number(it.value, 2) }),
+      el("td", { class: "number", text: rate(it) }),
       el("td", { class: "number",
-        text: it.low === null ? "–" : `${number(it.low, 2)} – ${number(it.high, 2)}` }),
+        text: it.low === null || it.hours < LITTLE ? "–" : `${number(it.low, 2)} – ${number(it.high, 2)}` }),
       el("td", { class: "number", text: it.violating }),
       el("td", { class: "number", text: number(it.hours, 2) }),
       el("td", { class: "number", text: it.people }))))));
@@ -39,13 +41,13 @@ function show(found) {
   const picture = el("div");
   const parts = [
     el("div", { class: "card stats" },
-      stat(number(found.gamma.value, 2), `γ, violating prompts per person and hour (${interval(found.gamma)})`),
+      stat(rate(found.gamma), `γ, violating prompts per person and hour (${interval(found.gamma)})`),
       stat(found.gamma.violating, `violating of ${found.prompts} prompts, ${found.attempts} attempts`),
       stat(duration(found.gamma.hours * 3600), `of work, ${found.gamma.people} people`),
       stat(found.unmarked, "answers not judged; they count as safe until they are")),
     el("section", { class: "card stack" }, picture,
       el("p", { class: "small muted", text: `Lower is harder to break. The paper's 7B model went from `
-        + `${first} to ${end} over several rounds. Intervals: bootstrap over people.` }),
+        + `${first} to ${end} over several rounds. Intervals: bootstrap over people. No rate is given for less than six minutes.` }),
       table("Round", found.by.round)),
     found.cells.length && el("section", { class: "stack", "aria-labelledby": "coverage" },
       el("h2", { id: "coverage", text: `Coverage of ${found.matrix_of}` }),
@@ -59,7 +61,7 @@ function show(found) {
   figures.replaceChildren(...parts);
   figures.setAttribute("aria-busy", "false");
   chart(picture, { kind: "line", title: "Robustness γ by round", x: "round", y: "violations per person and hour",
-    aim: end, series: [{ name: "γ", values: found.by.round.map((it) => [it.name, it.value, it.low, it.high]) }] });
+    aim: end, series: [{ name: "γ", values: found.by.round.filter((it) => it.hours >= LITTLE).map((it) => [it.name, it.value, it.low, it.high]) }] });
   $("#replays").replaceChildren(...replays(found.replays));
 }
 
