@@ -34,6 +34,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("puna.recipes.compare", "versions side by side by the last reward models"),
     "chat": ("puna.recipes.chat", "talk to a model in the terminal"),
     "serve": ("puna.web.serve", "models behind an HTTP interface, for OpenAI's clients"),
+    "export": ("puna.recipes.export", "what people judged, from the store to files"),
+    "import": ("puna.recipes.importing", "comparisons of other tools into the store"),
     "models": ("puna.recipes.models", "known sizes and what they need; what a file holds"),
     "convert": ("puna.recipes.convert", "a model between Meta, Hugging Face, GGUF and Puna"),
     "quantise": ("puna.recipes.quantise", "what a model loses in 8 and 4 bits, on held-out text"),
@@ -44,6 +46,7 @@ GROUPS = {
     "Base model": ("prepare", "pretrain"),
     "Chat model": ("sft", "collect", "reward", "rejection", "ppo", "distill", "align"),
     "Use": ("evaluate", "compare", "chat", "serve", "render"),
+    "People": ("export", "import"),
     "Weights": ("models", "convert", "quantise"),
 }
 DISK = {  # the user's to mend
