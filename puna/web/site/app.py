@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from puna.errors import InputError
 from puna.store.faults import Conflict, Missing, Refused, Unavailable
 from puna.web.failures import ApiError
-from puna.web.site import Door, accounts, admin, annotate, campaigns, chat, denied, door, from, gallery, import, preparing, profile, puna, quality, review, site, viewer_of, web
+from puna.web.site import Door, accounts, admin, annotate, campaigns, chat, denied, door, from, gallery, import, preparing, profile, puna, quality, redteam, redteam_review, review, site, viewer_of, web
 from puna.web.site.routes import Route, Routes
 from puna.web.site.site import HERE, Site, page, site_of
 from puna.web.site.viewer import Viewer
@@ -30,6 +30,8 @@ PAGES: Sequence[Routes] = (
     chat.routes,
     gallery.routes,
     quality.routes,
+    redteam.routes,
+    redteam_review.routes,
 )
 
 
