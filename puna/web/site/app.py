@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,12 +16,39 @@ from puna.errors import InputError
 from puna.store.faults import Conflict, Missing, Refused, Unavailable
 from puna.web.failures import ApiError
 from puna.web.site import accounts, campaigns, preparing, review
+from puna.web.site import accounts, admin, profile
+from puna.web.site import accounts, admin, gallery, profile
+from puna.web.site import accounts, campaigns, chat, gallery, preparing, review
+from puna.web.site import accounts, admin, campaigns, preparing, profile, review
 from puna.web.site.door import Door, denied, viewer_of
 from puna.web.site.routes import Route, Routes
-from puna.web.site.site import HERE, Site, page
+from puna.web.site.site import HERE, Site, page, site_of
 from puna.web.site.viewer import Viewer
+from puna.web.site.writers import Writers
 
 PAGES: Sequence[Routes] = (accounts.routes, campaigns.routes, review.routes)
+PAGES: Sequence[Routes] = (accounts.routes, profile.routes, admin.routes)
+PAGES: Sequence[Routes] = (accounts.routes, profile.routes, admin.routes, gallery.routes)
+PAGES: Sequence[Routes] = (
+    accounts.routes,
+    chat.routes,
+    campaigns.routes,
+    review.routes,
+    gallery.routes,
+PAGES: Sequence[Routes] = (
+    *(accounts.routes, profile.routes, admin.routes),
+    *(campaigns.routes, review.routes),
+)
+
+
+class Statics(StaticFiles):
+    """Files that a browser keeps, and asks about each time: a new version is seen at once."""
+
+    def file_response(self, *args: Any, **named: Any) -> Response:
+        """A file, with a word on how long it holds."""
+        response = super().file_response(*args, **named)
+        response.headers["cache-control"] = "no-cache"
+        return response
 
 
 def build(site: Site) -> Starlette:
@@ -28,7 +56,7 @@ def build(site: Site) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
-        async with preparing.running(site):
+        async with preparing.running(site), chat.talking(site, app.state.writers):
             yield
 
     paths: dict[str, list[Route]] = {}
@@ -37,13 +65,14 @@ def build(site: Site) -> Starlette:
     app = Starlette(
         routes=[
             *(_path(path, routes) for path, routes in paths.items()),
-            Mount("/static", StaticFiles(directory=HERE / "static")),
+            Mount("/static", Statics(directory=HERE / "static")),
         ],
         exception_handlers={ApiError: _told, HTTPException: _no_route},
         lifespan=life,
     )
     app.router.redirect_slashes = False
-    app.state.site = site
+    app.state.site, app.state.writers = site, Writers()
+    app.state.pages = {route.path: route.role for route in all_routes() if route.method == "GET"}
     app.add_middleware(Door, site=site)
     return app
 
@@ -89,7 +118,14 @@ async def _told(request: Request, error: Exception) -> Response:
         return JSONResponse(error.record, error.status, error.headers)
     viewer = getattr(request.state, "viewer", Viewer())
     name = "login" if error.status == 401 else "error"
-    shown = page(request, viewer, name, status=error.status, message=error.message)
+    shown = page(
+        request,
+        viewer,
+        name,
+        status=error.status,
+        message=error.message,
+        single=site_of(request).single_user,
+    )
     shown.status_code = error.status
     shown.headers.update({k: v for k, v in error.headers.items() if k != "www-authenticate"})
     return shown

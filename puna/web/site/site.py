@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from puna.store.store import Store
 from puna.web.service import Service
 from puna.web.site.hashing import Hashing
+from puna.web.site.navigation import entries
 from puna.web.site.tries import Rates, Tries, Turnstile
 from puna.web.site.viewer import Viewer
 
@@ -97,7 +98,9 @@ def page(request: Request, viewer: Viewer, name: str, **values: Any) -> Response
     """The page of templates/NAME.html.j2. Every text in it is escaped."""
     template = site_of(request).templates.get_template(f"{name}.html.j2")
     models = list(site_of(request).service.models)
-    return HTMLResponse(template.render(viewer=viewer, here=name, models=models, **values))
+    links = entries(viewer, request.url.path, request.app.state.pages)
+    shared = {"viewer": viewer, "here": name, "models": models, "links": links}
+    return HTMLResponse(template.render(shared | values))
 
 
 def reply(value: Any, status: int = 200) -> Response:
