@@ -68,7 +68,6 @@ class Item(Base):
     __table_args__ = (
         Index("ix_items_open", "campaign_id", "state", "purpose", "taken", "id"),
         Index("ix_items_digest", "campaign_id", "digest"),
-        Index("ix_items_digest", "campaign_id", "digest"),
         GROWING,
     )
 
