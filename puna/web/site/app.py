@@ -15,29 +15,26 @@ from starlette.staticfiles import StaticFiles
 from puna.errors import InputError
 from puna.store.faults import Conflict, Missing, Refused, Unavailable
 from puna.web.failures import ApiError
-from puna.web.site import accounts, campaigns, preparing, review
-from puna.web.site import accounts, admin, profile
-from puna.web.site import accounts, admin, gallery, profile
-from puna.web.site import accounts, campaigns, chat, gallery, preparing, review
-from puna.web.site import accounts, admin, campaigns, preparing, profile, review
+from puna.web.site import (
+    accounts,
+    admin,
+    annotate,
+    campaigns,
+    chat,
+    gallery,
+    preparing,
+    profile,
+    review,
+)
 from puna.web.site.door import Door, denied, viewer_of
 from puna.web.site.routes import Route, Routes
 from puna.web.site.site import HERE, Site, page, site_of
 from puna.web.site.viewer import Viewer
 from puna.web.site.writers import Writers
 
-PAGES: Sequence[Routes] = (accounts.routes, campaigns.routes, review.routes)
-PAGES: Sequence[Routes] = (accounts.routes, profile.routes, admin.routes)
-PAGES: Sequence[Routes] = (accounts.routes, profile.routes, admin.routes, gallery.routes)
 PAGES: Sequence[Routes] = (
-    accounts.routes,
-    chat.routes,
-    campaigns.routes,
-    review.routes,
-    gallery.routes,
-PAGES: Sequence[Routes] = (
-    *(accounts.routes, profile.routes, admin.routes),
-    *(campaigns.routes, review.routes),
+    *(accounts.routes, profile.routes, admin.routes, gallery.routes),
+    *(chat.routes, annotate.routes, campaigns.routes, review.routes),
 )
 
 
