@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "align": ("puna.recipes.align", "the rounds of RLHF, V1 to V5"),
     "evaluate": ("puna.recipes.evaluate", "helpfulness, safety, persona, win rate of a chat model"),
     "compare": ("puna.recipes.compare", "versions side by side by the last reward models"),
+    "agreement": ("puna.recipes.agreement", "how far annotators agree, and who wins, from files"),
     "chat": ("puna.recipes.chat", "talk to a model in the terminal"),
     "serve": ("puna.web.serve", "models behind an HTTP interface, for OpenAI's clients"),
     "export": ("puna.recipes.export", "what people judged, from the store to files"),
@@ -47,6 +48,7 @@ GROUPS = {
     "Chat model": ("sft", "collect", "reward", "rejection", "ppo", "distill", "align"),
     "Use": ("evaluate", "compare", "chat", "serve", "render"),
     "People": ("export", "import"),
+    "Use": ("evaluate", "compare", "agreement", "chat", "serve", "render"),
     "Weights": ("models", "convert", "quantise"),
 }
 DISK = {  # the user's to mend

@@ -66,8 +66,8 @@ class Item(Base):
     failure: Mapped[str]  # why it could not be prepared
     created: Mapped[float]
     __table_args__ = (
-        Index("ix_items_digest", "campaign_id", "digest"),
         Index("ix_items_open", "campaign_id", "state", "purpose", "taken", "id"),
+        Index("ix_items_digest", "campaign_id", "digest"),
         GROWING,
     )
 
