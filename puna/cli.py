@@ -35,6 +35,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "agreement": ("puna.recipes.agreement", "how far annotators agree, and who wins, from files"),
     "chat": ("puna.recipes.chat", "talk to a model in the terminal"),
     "serve": ("puna.web.serve", "models behind an HTTP interface, for OpenAI's clients"),
+    "export": ("puna.recipes.export", "what people judged, from the store to files"),
+    "import": ("puna.recipes.importing", "comparisons of other tools into the store"),
     "models": ("puna.recipes.models", "known sizes and what they need; what a file holds"),
     "convert": ("puna.recipes.convert", "a model between Meta, Hugging Face, GGUF and Puna"),
     "quantise": ("puna.recipes.quantise", "what a model loses in 8 and 4 bits, on held-out text"),
@@ -44,7 +46,8 @@ GROUPS = {
     "Everything": ("paper",),
     "Base model": ("prepare", "pretrain"),
     "Chat model": ("sft", "collect", "reward", "rejection", "ppo", "distill", "align"),
-    "Use": ("evaluate", "compare", "agreement", "chat", "serve", "render"),
+    "Use": ("evaluate", "compare", "chat", "serve", "render"),
+    "People": ("export", "import", "agreement"),
     "Weights": ("models", "convert", "quantise"),
 }
 DISK = {  # the user's to mend

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx2
 
+from puna.store.names import folded
 from puna.store.store import Store, now, open_store
 from puna.store.tables import Account, Login
 from puna.text.tokenizer import Tokenizer
@@ -60,7 +61,7 @@ def add_account(
 ) -> int:
     """An account without a password, logged in by `cookie` if there is one. Returns its id."""
     with store.write() as session:
-        account = Account(name=name, folded=name.casefold(), role=role, created=now())
+        account = Account(name=name, folded=folded(name), role=role, created=now())
         session.add(account)
         session.flush()
         if cookie:

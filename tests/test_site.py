@@ -14,6 +14,7 @@ def test_a_page_comes_with_its_headers_and_me_is_for_those_who_are_known(
         home = anna.http.get("/")
         assert home.status_code == 200
         assert "default-src 'none'" in home.headers["content-security-policy"]
-        assert anna.http.get("/api/me").json() == {"name": "Anna", "role": "annotator"}
+        me = anna.http.get("/api/me").json()
+        assert me == {"name": "Anna", "role": "annotator", "csrf": anna.csrf}
         assert pages.running.http().get("/api/me").status_code == 401
         assert pages.running.http().get("/v1/models").status_code == 200

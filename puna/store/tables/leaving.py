@@ -18,6 +18,7 @@ class Snapshot(Base):
     settings: Mapped[dict[str, Any]]
     rows: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))  # of the rows
+    erasure_id: Mapped[int]  # the last deletion before it; those that came later it does not know
     by_id: Mapped[int | None] = to("accounts.id")
     created: Mapped[float]
 

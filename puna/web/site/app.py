@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount
@@ -14,12 +15,21 @@ from starlette.staticfiles import StaticFiles
 from puna.errors import InputError
 from puna.store.faults import Conflict, Missing, Refused, Unavailable
 from puna.web.failures import ApiError
-from puna.web.site import accounts, quality
-from puna.web.site.door import Door, viewer_of
+from puna.web.site import accounts, admin, campaigns, gallery, preparing, profile, quality, review
+from puna.web.site.door import Door, denied, viewer_of
 from puna.web.site.routes import Route, Routes
-from puna.web.site.site import HERE, Site
+from puna.web.site.site import HERE, Site, page, site_of
+from puna.web.site.viewer import Viewer
 
-PAGES: Sequence[Routes] = (accounts.routes, quality.routes)
+PAGES: Sequence[Routes] = (
+    accounts.routes,
+    profile.routes,
+    admin.routes,
+    campaigns.routes,
+    review.routes,
+    quality.routes,
+    gallery.routes,
+)
 
 
 class Statics(StaticFiles):
@@ -37,7 +47,8 @@ def build(site: Site) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
-        yield
+        async with preparing.running(site):
+            yield
 
     paths: dict[str, list[Route]] = {}
     for route in all_routes():
@@ -47,9 +58,10 @@ def build(site: Site) -> Starlette:
             *(_path(path, routes) for path, routes in paths.items()),
             Mount("/static", Statics(directory=HERE / "static")),
         ],
-        exception_handlers={ApiError: _told, Exception: _told},
+        exception_handlers={ApiError: _told, HTTPException: _no_route},
         lifespan=life,
     )
+    app.router.redirect_slashes = False
     app.state.site = site
     app.state.pages = {route.path: route.role for route in all_routes() if route.method == "GET"}
     app.add_middleware(Door, site=site)
@@ -66,10 +78,13 @@ def _path(path: str, routes: Sequence[Route]) -> Path:
 
     async def answer(request: Request) -> Response:
         route = by_method["GET" if request.method == "HEAD" else request.method]
+        viewer = Viewer()
         try:
             viewer = await viewer_of(request, route.role)
             return await route.endpoint(request, viewer)
         except (InputError, Missing, Conflict, Unavailable) as error:
+            if isinstance(error, Missing):
+                await denied(request, viewer)
             raise told(error) from None
 
     return Path(path, answer, methods=list(by_method))
@@ -88,6 +103,32 @@ def told(error: Exception) -> ApiError:
 
 
 async def _told(request: Request, error: Exception) -> Response:
-    if not isinstance(error, ApiError):
-        raise error
-    return JSONResponse(error.record, error.status, error.headers)
+    """The error as JSON, or as a page for who opened a page; log in, where nobody is."""
+    assert isinstance(error, ApiError)
+    if not _opens_page(request):
+        return JSONResponse(error.record, error.status, error.headers)
+    viewer = getattr(request.state, "viewer", Viewer())
+    name = "login" if error.status == 401 else "error"
+    shown = page(
+        request,
+        viewer,
+        name,
+        status=error.status,
+        message=error.message,
+        single=site_of(request).single_user,
+    )
+    shown.status_code = error.status
+    shown.headers.update({k: v for k, v in error.headers.items() if k != "www-authenticate"})
+    return shown
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    words = {404: "there is no such thing here", 405: "this cannot be asked that way"}
+    message = words.get(error.status_code, str(error.detail))
+    return await _told(request, ApiError(error.status_code, message, headers=error.headers))
+
+
+def _opens_page(request: Request) -> bool:
+    wanted = "text/html" in request.headers.get("accept", "")
+    return wanted and request.method in ("GET", "HEAD") and not request.url.path.startswith("/api/")

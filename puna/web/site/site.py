@@ -1,12 +1,14 @@
 """What all pages share: the models' service, the store, the templates, where the site stands."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import jinja2
 from sqlalchemy.orm import Session
@@ -15,10 +17,17 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from puna.store.store import Store
 from puna.web.service import Service
+from puna.web.site.hashing import Hashing
 from puna.web.site.navigation import entries
+from puna.web.site.tries import Rates, Tries, Turnstile
 from puna.web.site.viewer import Viewer
 
+if TYPE_CHECKING:
+    from puna.web.site.preparing import Preparer
+
 HERE = Path(__file__).parent
+FORMULA = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")  # begin what some program would compute
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -35,9 +44,23 @@ class Site:
     service: Service
     store: Store
     origin: str = ""  # where browsers find it, such as https://puna.example; empty: this machine
-    single_user: bool = False  # whoever comes is the admin; on this machine only
+    single_user: bool = False  # one person, without a password, on this machine only
+    proxies: tuple[IPv4Network | IPv6Network, ...] = ()  # whose X-Forwarded-For is believed
+    hashing: Hashing = field(default_factory=Hashing)
+    rates: Rates = field(default_factory=Rates)
+    tries: Tries = field(default_factory=Tries)
+    # the newest reports of what a page was not allowed to load or run
+    reports: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=100))
+    preparer: "Preparer | None" = None  # while the site runs
     templates: jinja2.Environment = field(default_factory=_templates)
+    _turnstiles: dict[str, Turnstile] = field(default_factory=dict)
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "store"))
+
+    def turnstile(self, name: str) -> Turnstile:
+        """The buckets of one of the `rates`."""
+        if name not in self._turnstiles:
+            self._turnstiles[name] = Turnstile(getattr(self.rates, name))
+        return self._turnstiles[name]
 
     async def read(
         self, work: Callable[Concatenate[Session, P], T], *args: P.args, **named: P.kwargs
@@ -83,3 +106,10 @@ def page(request: Request, viewer: Viewer, name: str, **values: Any) -> Response
 def reply(value: Any, status: int = 200) -> Response:
     """A JSON answer."""
     return JSONResponse(value, status)
+
+
+def csv_cell(value: object) -> object:
+    """A value as a cell that no table program takes for a formula: such a text gets a quote."""
+    if isinstance(value, str) and value.lstrip(" \n")[:1] in FORMULA:
+        return f"'{value}"
+    return value
