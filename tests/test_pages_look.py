@@ -15,7 +15,8 @@ from tests.browser import PHONE, WIDE, Browser, Visit
 from tests.pages import Pages, serving_pages
 
 STATIC = Path(__file__).resolve().parent.parent / "puna/web/site/static"
-CALL = "([method, path, options]) => import('/static/puna.js').then(p => p.api(method, path, {}, options))"
+CALL = """([method, path, options]) => import('/static/puna.js')
+  .then(p => p.api(method, path, {}, options))"""
 FAULT = ".catch(e => [e.name, e.status, e.message, e.param, e.code])"
 
 
@@ -31,7 +32,7 @@ def visit(browser: Browser, pages: Pages) -> Visit:
 
 
 def answers(visit: Visit, path: str, *replies: dict[str, Any]) -> list[Any]:
-    """Let these answer calls of `path`, the last one over and over. -> the requests, as they come"""
+    """Let these answer calls of `path`, the last one over and over. Returns what is asked."""
     asked: list[Any] = []
 
     def answer(route: Any) -> None:
@@ -198,7 +199,8 @@ def test_events_come_one_by_one_and_an_end_that_is_none_is_a_fault(
     heard = visit.page.evaluate("""async () => {
       const { stream } = await import("/static/puna.js");
       const got = [];
-      const fault = await stream("/api/stream", {}, (e) => got.push(e.a)).then(() => null, (e) => e);
+      const hear = (event) => got.push(event.a);
+      const fault = await stream("/api/stream", {}, hear).then(() => null, (e) => e);
       return [got, fault && fault.message];
     }""")
     assert heard == told
