@@ -17,9 +17,16 @@ def people(store: Store, count: int) -> list[int]:
 def campaign(store: Store, items: int = 4, **changes: Any) -> int:
     """An open campaign with items; its admin is made with it."""
     admin = add_account(store, f"Admin {now()}", "admin")
-    variants = [{"model": "tiny", "temperature": t, "top_p": 0.9, "max_tokens": 16} for t in (0.6, 1.0)]
+    variants = [
+        {"model": "tiny", "temperature": t, "top_p": 0.9, "max_tokens": 16} for t in (0.6, 1.0)
+    ]
     rules: dict[str, Any] = {
-        **{"name": f"Round {now()}", "kind": "preference", "aim": "safety", "guidelines": "Be *kind*."},
+        **{
+            "name": f"Round {now()}",
+            "kind": "preference",
+            "aim": "safety",
+            "guidelines": "Be *kind*.",
+        },
         **{"state": "open", "overlap": 1, "quota": 0, "lease_seconds": 600.0, "max_turns": 1},
         **{"own_prompts": False, "gold_share": 0.0, "pass_mark": 0.0, "variants": variants},
         **{"settings": {}, "by_id": admin, "created": now()},
@@ -35,7 +42,9 @@ def campaign(store: Store, items: int = 4, **changes: Any) -> int:
     return made.id
 
 
-def add_items(store: Store, campaign_id: int, count: int, purpose: str = "normal", **fields: Any) -> None:
+def add_items(
+    store: Store, campaign_id: int, count: int, purpose: str = "normal", **fields: Any
+) -> None:
     """More items, whose first answer is the one expected of gold."""
     with store.write() as session:
         rules = session.get_one(Campaign, campaign_id)
@@ -45,9 +54,19 @@ def add_items(store: Store, campaign_id: int, count: int, purpose: str = "normal
             row: dict[str, Any] = {
                 **{"campaign_id": campaign_id, "batch_id": batch.id, "purpose": purpose},
                 **{"state": "ready", "category": "", "failure": "", "taken": 0, "created": now()},
-                "dialog": {"messages": [{"role": "user", "content": content}], "id": "", "tags": {}},
+                "dialog": {
+                    "messages": [{"role": "user", "content": content}],
+                    "id": "",
+                    "tags": {},
+                },
                 "answers": [
-                    {"text": text, "model": "tiny", "version": "1", "temperature": 0.6, "top_p": 0.9}
+                    {
+                        "text": text,
+                        "model": "tiny",
+                        "version": "1",
+                        "temperature": 0.6,
+                        "top_p": 0.9,
+                    }
                     for text in (f"first {number}", f"second {number}")
                 ],
                 "expected": {} if purpose == "normal" else {"chosen": 0},
@@ -57,7 +76,9 @@ def add_items(store: Store, campaign_id: int, count: int, purpose: str = "normal
             session.add(Item(**row))
 
 
-def take(store: Store, account: int, campaign_id: int, beside: tuple[int, ...] = ()) -> Given | Nothing:
+def take(
+    store: Store, account: int, campaign_id: int, beside: tuple[int, ...] = ()
+) -> Given | Nothing:
     """What `next_task` says."""
     with store.write() as session:
         return next_task(session, account, campaign_id, beside)
