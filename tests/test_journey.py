@@ -90,11 +90,11 @@ def begun(admin: Someone) -> str:
         page.get_by_role("button", name="Put on the list").click()
     admin.picture("campaign-items", full=True)
     page.get_by_role("button", name="Store 2 items").click()
-    page.get_by_text("2 items").first.wait_for()
+    page.locator("#result").get_by_text("2 items").wait_for()
     page.locator("input[name=for][value=normal]").check(force=True)
     page.locator("#text").fill("\n".join(PROMPTS))
     page.get_by_role("button", name="Add a batch").click()
-    page.get_by_text("12 items").first.wait_for()
+    page.locator("#result").get_by_text("12 items").wait_for()
     page.get_by_role("button", name="Open").click()
     return path
 
