@@ -46,8 +46,8 @@ GROUPS = {
     "Everything": ("paper",),
     "Base model": ("prepare", "pretrain"),
     "Chat model": ("sft", "collect", "reward", "rejection", "ppo", "distill", "align"),
-    "Use": ("evaluate", "compare", "chat", "serve", "render"),
     "People": ("export", "import", "agreement"),
+    "Use": ("evaluate", "compare", "chat", "serve", "render"),
     "Weights": ("models", "convert", "quantise"),
 }
 DISK = {  # the user's to mend

@@ -301,10 +301,12 @@ def copy(
     if "safety" in expected and expected["safety"] not in (*SAFETY_BINS, "rejected_safe"):
         raise Refused("safety", f"{expected['safety']!r} is unknown")
     campaign, batch = find(session, campaign_id), session.get_one(Batch, found.batch_id)
-    if found.digest in _seen(session, campaign_id, purpose):
+    dialog = Dialog.from_json(found.dialog)
+    digest = digest_of(dialog)
+    if digest in _seen(session, campaign_id, purpose):
         raise Conflict(f"there is a {purpose} item of this prompt already")
-    given = Given(0, Dialog.from_json(found.dialog), found.answers, expected, found.category)
-    made = _item(campaign, batch, Upload("", purpose), given, found.digest, rng)
+    given = Given(0, dialog, found.answers, expected, found.category)
+    made = _item(campaign, batch, Upload("", purpose), given, digest, rng)
     session.add(made)
     session.flush()
     note(session, "item_copied", by_id, f"item:{item_id}", purpose=purpose, copy=made.id)

@@ -112,21 +112,21 @@ class Answer(Response):
         """Server-sent events. What fails before the first is an answer with a status."""
         begun = False
         try:
-            async for part in parts:
+            async for said in parts:
                 if not begun:
                     await send_head(send)
                     begun = True
-                if part or not self.reply.moved:
-                    events = b"".join(map(event, part))
-                    await send(_part(events or b": ping\n\n"))
+                if said or not self.reply.moved:
+                    events = b"".join(map(event, said))
+                    await send(part(events or b": ping\n\n"))
         except ApiError as error:
             if not begun:
                 raise
             self.job.trace.failed = error.code
-            await send(_part(event(error.record), more=False))
+            await send(part(event(error.record), more=False))
             return
         last = b"".join(map(event, self.reply.last()))
-        await send(_part(last + b"data: [DONE]\n\n", more=False))
+        await send(part(last + b"data: [DONE]\n\n", more=False))
 
 
 async def while_there(work: Any, receive: Receive) -> None:
@@ -167,7 +167,8 @@ def event(value: Any) -> bytes:
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
-def _part(body: bytes, more: bool = True) -> dict[str, Any]:
+def part(body: bytes, more: bool = True) -> dict[str, Any]:
+    """Some bytes of a stream's body."""
     return {"type": "http.response.body", "body": body, "more_body": more}
 
 
