@@ -15,7 +15,21 @@ from starlette.staticfiles import StaticFiles
 from puna.errors import InputError
 from puna.store.faults import Conflict, Missing, Refused, Unavailable
 from puna.web.failures import ApiError
-from puna.web.site import Door, accounts, admin, annotate, campaigns, chat, denied, door, from, gallery, import, preparing, profile, puna, quality, redteam, redteam_review, review, site, viewer_of, web
+from puna.web.site import (
+    accounts,
+    admin,
+    annotate,
+    campaigns,
+    chat,
+    gallery,
+    preparing,
+    profile,
+    quality,
+    redteam,
+    redteam_review,
+    review,
+)
+from puna.web.site.door import Door, denied, viewer_of
 from puna.web.site.routes import Route, Routes
 from puna.web.site.site import HERE, Site, page, site_of
 from puna.web.site.viewer import Viewer
@@ -23,6 +37,7 @@ from puna.web.site.writers import Writers
 
 PAGES: Sequence[Routes] = (
     accounts.routes,
+    annotate.routes,
     campaigns.routes,
     review.routes,
     profile.routes,
