@@ -46,9 +46,10 @@ GROUPS = {
     "Everything": ("paper",),
     "Base model": ("prepare", "pretrain"),
     "Chat model": ("sft", "collect", "reward", "rejection", "ppo", "distill", "align"),
+    "People": ("export", "import", "agreement"),
     "Use": ("evaluate", "compare", "chat", "serve", "render"),
-    "People": ("export", "import"),
-    "Use": ("evaluate", "compare", "agreement", "chat", "serve", "render"),
+    "Use": ("evaluate", "compare", "chat", "serve", "render"),
+    "People": ("export", "import", "agreement"),
     "Weights": ("models", "convert", "quantise"),
 }
 DISK = {  # the user's to mend

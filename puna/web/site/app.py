@@ -43,10 +43,14 @@ PAGES: Sequence[Routes] = (
     profile.routes,
     admin.routes,
     chat.routes,
+    quality.routes,
     gallery.routes,
     quality.routes,
     redteam.routes,
     redteam_review.routes,
+    *(accounts.routes, profile.routes, admin.routes, gallery.routes),
+    *(chat.routes, annotate.routes, campaigns.routes, review.routes),
+    *(redteam.routes, redteam_review.routes),
 )
 
 
