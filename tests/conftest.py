@@ -9,10 +9,13 @@ from hypothesis import HealthCheck, settings
 from puna.model import checkpoint
 from puna.text.template import TAGS
 from puna.text.tokenizer import Tokenizer, open_tokenizer, train_tokenizer
+from tests.browser import browser, chromium
 from tests.models import new_model
 from tests.stores import place, postgres, store
 
 __all__ = ["place", "postgres", "store"]
+
+__all__ = ["browser", "chromium"]  # fixtures
 
 # The same examples on every run, on however slow a machine; new ones are looked for by
 # `pytest --hypothesis-profile=search`.

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import msgspec
@@ -27,6 +27,65 @@ OVERDUE_SECONDS = 10.0  # beyond a job's time, until the worker is not waited fo
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
 
+async def told(
+    service: Service, job: Job, reply: Reply, ping: float = math.inf
+) -> AsyncGenerator[list[Any]]:
+    """What a stream says of the replies, as they come; nothing after `ping` silent seconds.
+
+    The job goes through quota and queue to its worker. Whoever closes this, or is cancelled in it,
+    takes the job along at once. ApiError: refused, or the worker failed.
+    """
+    end = time.monotonic() + job.seconds
+    async with _begun(service, job, reply, end) as channel:
+        while not reply.complete:
+            left = end + OVERDUE_SECONDS - time.monotonic()
+            found = await channel.take(max(min(left, ping), 0))
+            if not found and left <= ping:
+                raise unavailable("the worker does not answer", code="deadline")
+            said: list[Any] = []
+            for index, piece in found:
+                if isinstance(piece, wire.Failed):
+                    raise failure(piece, job.trace.id)
+                if not isinstance(piece, wire.Embedded):
+                    said += reply.take(index, piece)
+            yield said
+
+
+@contextlib.asynccontextmanager
+async def _begun(service: Service, job: Job, reply: Reply, end: float) -> AsyncIterator[Channel]:
+    """The job with its worker; whatever happens, nothing of it stays behind."""
+    quota = service.quotas.of(job.key)
+    ticket = quota.admit(job.tokens)
+    job.trace.headers.update(quota.headers())
+    try:
+        async with service.admission.place(job.key.name, job.answers, job.seconds):
+            reply.begin(time.monotonic())
+            channel = Channel()
+            try:
+                _start(job, channel, end)
+                yield channel
+            finally:
+                for record in job.records:
+                    job.model.worker.cancel(record.id)
+    finally:
+        ticket.settle(reply.prompt_tokens * reply.begun + reply.drawn)
+        if reply.begun:
+            service.metrics.answer(
+                *(job.model.name, job.key.name, reply.prompt_tokens, reply.cached_tokens),
+                *(reply.drawn, reply.first_seconds),
+            )
+
+
+def _start(job: Job, channel: Channel, end: float) -> None:
+    left = max(end - time.monotonic(), 0.001)
+    for index, record in enumerate(job.records):
+        record.seconds = left
+        try:
+            job.model.worker.start(record, channel, index)
+        except InputError as error:
+            raise ApiError(400, str(error)) from None
+
+
 class Answer(Response):
     """The response to a request that a worker answers."""
 
@@ -34,99 +93,40 @@ class Answer(Response):
         """Nothing happens before it is sent."""
         super().__init__()
         self.service, self.job, self.reply, self.stream = service, job, reply, stream
-        self._end = time.monotonic() + job.seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Do the work, and stop it as soon as nobody waits for it."""
         await while_there(self._work(send), receive)
 
     async def _work(self, send: Send) -> None:
-        async with self._begun() as channel:
+        ping = self.service.limits.ping_seconds if self.stream else math.inf
+        async with contextlib.aclosing(told(self.service, self.job, self.reply, ping)) as parts:
             if self.stream:
-                await self._send_stream(channel, send)
-            else:
-                async for index, replies in self._replies(channel):
-                    self.reply.take(index, replies)
-        if not self.stream:
-            await send_json(send, self.reply.whole())
+                await self._send_stream(parts, send)
+                return
+            async for _ in parts:
+                pass
+        await send_json(send, self.reply.whole())
 
-    @contextlib.asynccontextmanager
-    async def _begun(self) -> AsyncIterator[Channel]:
-        """The job with its worker; whatever happens, nothing of it stays behind."""
-        job, quota = self.job, self.service.quotas.of(self.job.key)
-        ticket = quota.admit(job.tokens)
-        job.trace.headers.update(quota.headers())
-        try:
-            async with self.service.admission.place(job.key.name, job.answers, job.seconds):
-                self.reply.begin(time.monotonic())
-                channel = Channel()
-                try:
-                    self._start(channel)
-                    yield channel
-                finally:
-                    for record in job.records:
-                        job.model.worker.cancel(record.id)
-        finally:
-            reply = self.reply
-            ticket.settle(reply.prompt_tokens * reply.begun + reply.drawn)
-            if reply.begun:
-                self.service.metrics.answer(
-                    *(job.model.name, job.key.name, reply.prompt_tokens, reply.cached_tokens),
-                    *(reply.drawn, reply.first_seconds),
-                )
-
-    def _start(self, channel: Channel) -> None:
-        left = max(self._end - time.monotonic(), 0.001)
-        for index, record in enumerate(self.job.records):
-            record.seconds = left
-            try:
-                self.job.model.worker.start(record, channel, index)
-            except InputError as error:
-                raise ApiError(400, str(error)) from None
-
-    async def _replies(
-        self, channel: Channel, ping: float = math.inf
-    ) -> AsyncIterator[tuple[int, wire.Piece | wire.Done | wire.Prompt]]:
-        """The worker's replies until all is done. ApiError: the worker failed."""
-        while not self.reply.complete:
-            async for reply in self._some(channel, ping):
-                yield reply
-
-    async def _some(
-        self, channel: Channel, ping: float
-    ) -> AsyncIterator[tuple[int, wire.Piece | wire.Done | wire.Prompt]]:
-        """What comes next; nothing if `ping` seconds pass."""
-        left = self._end + OVERDUE_SECONDS - time.monotonic()
-        found = await channel.take(max(min(left, ping), 0))
-        if not found and left <= ping:
-            raise unavailable("the worker does not answer", code="deadline")
-        for index, reply in found:
-            if isinstance(reply, wire.Failed):
-                raise failure(reply, self.job.trace.id)
-            if not isinstance(reply, wire.Embedded):
-                yield index, reply
-
-    async def _send_stream(self, channel: Channel, send: Send) -> None:
+    async def _send_stream(self, parts: AsyncGenerator[list[Any]], send: Send) -> None:
         """Server-sent events. What fails before the first is an answer with a status."""
-        ping, begun = self.service.limits.ping_seconds, False
+        begun = False
         try:
-            while not self.reply.complete:
-                events = b""
-                async for index, reply in self._some(channel, ping):
-                    events += b"".join(map(event, self.reply.take(index, reply)))
+            async for said in parts:
                 if not begun:
                     await send_head(send)
                     begun = True
-                if events or not self.reply.moved:
-                    await send(_part(events or b": ping\n\n"))
+                if said or not self.reply.moved:
+                    events = b"".join(map(event, said))
+                    await send(part(events or b": ping\n\n"))
         except ApiError as error:
             if not begun:
                 raise
             self.job.trace.failed = error.code
-            await send(_part(event(error.record), more=False))
+            await send(part(event(error.record), more=False))
             return
         last = b"".join(map(event, self.reply.last()))
-        await send(_part(last + b"data: [DONE]\n\n", more=False))
+        await send(part(last + b"data: [DONE]\n\n", more=False))
 
 
 async def while_there(work: Any, receive: Receive) -> None:
@@ -167,7 +167,8 @@ def event(value: Any) -> bytes:
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
-def _part(body: bytes, more: bool = True) -> dict[str, Any]:
+def part(body: bytes, more: bool = True) -> dict[str, Any]:
+    """Some bytes of a stream's body."""
     return {"type": "http.response.body", "body": body, "more_body": more}
 
 

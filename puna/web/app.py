@@ -49,7 +49,10 @@ def build(service: Service, origins: Sequence[str] = (), site: Site | None = Non
     async def life(app: FastAPI) -> AsyncIterator[None]:
         service.start()
         try:
-            yield
+            async with contextlib.AsyncExitStack() as stack:
+                if pages is not None:
+                    await stack.enter_async_context(pages.router.lifespan_context(pages))
+                yield
         finally:
             await service.stop()
 

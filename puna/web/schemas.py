@@ -22,6 +22,14 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 IdName = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,9})$")]
 
 
+Temperature = Annotated[float, Field(ge=0, le=2)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+TopK = Annotated[int, Field(ge=0, le=1_000_000)]
+Repetition = Annotated[float, Field(gt=0, le=10)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+Answer = Annotated[int, Field(ge=1, le=TOKENS)]
+
+
 class Strict(BaseModel):
     """A record in which every value has its type as it stands, and every field is known."""
 
@@ -146,15 +154,15 @@ class Sampling(Strict):
     """How answers are drawn, and what ends them. The defaults are those of Llama 2's code."""
 
     model: Model
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.6
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
-    top_k: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    temperature: Temperature = 0.6
+    top_p: TopP = 0.9
+    top_k: TopK = 0
     min_p: Annotated[float, Field(ge=0, le=1)] = 0
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1
+    repetition_penalty: Repetition = 1
     presence_penalty: Penalty = 0
     frequency_penalty: Penalty = 0
     logit_bias: Annotated[dict[IdName, Bias], Field(max_length=1024)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
+    seed: Seed | None = None
     n: Annotated[int, Field(ge=1, le=SAMPLES)] = 1
     stop: Stop | Annotated[list[Stop], Field(min_length=1, max_length=16)] | None = None
     stop_token_ids: Annotated[list[Id], Field(max_length=64)] | None = None
@@ -171,8 +179,8 @@ class ChatRequest(Sampling):
     """A conversation that the assistant is to go on with."""
 
     messages: Messages
-    max_tokens: Annotated[int, Field(ge=1, le=TOKENS)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=TOKENS)] | None = None
+    max_tokens: Answer | None = None
+    max_completion_tokens: Answer | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: Tools | None = None
@@ -231,6 +239,6 @@ class RenderRequest(Strict):
     model: Model
     messages: Messages
     tools: Tools | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=TOKENS)] | None = None
+    max_tokens: Answer | None = None
     truncation: Literal["error", "drop_oldest_turns"] = "error"
     continue_final_message: bool = False

@@ -1,11 +1,20 @@
 """Every table of the store; `Base.metadata` knows them all."""
 
-from puna.store.tables.attacks import Attack, Draft, Severity
+from puna.store.tables.attacks import Attack, Draft, Replay, Replayed, Severity
 from puna.store.tables.base import ROLES, Base
 from puna.store.tables.leaving import Erasure, Imported, Snapshot
 from puna.store.tables.people import Account, Audit, Invite, Login, Reply
 from puna.store.tables.talk import Choice, Conversation, Thumb, Turn
-from puna.store.tables.work import Annotation, Batch, Campaign, Item, Qualification, Review, Task
+from puna.store.tables.work import (
+    Annotation,
+    Batch,
+    Campaign,
+    Desk,
+    Item,
+    Qualification,
+    Review,
+    Task,
+)
 
 __all__ = [
     "ROLES",
@@ -18,6 +27,7 @@ __all__ = [
     "Campaign",
     "Choice",
     "Conversation",
+    "Desk",
     "Draft",
     "Erasure",
     "Imported",
@@ -25,6 +35,8 @@ __all__ = [
     "Item",
     "Login",
     "Qualification",
+    "Replay",
+    "Replayed",
     "Reply",
     "Review",
     "Severity",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Index, String, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from puna.store.tables.base import GROWING, Base, key, to
@@ -38,6 +38,9 @@ class Batch(Base):
     id: Mapped[int] = key()
     campaign_id: Mapped[int] = to("campaigns.id")
     number: Mapped[int]
+    source: Mapped[str] = mapped_column(default="")  # the file's name; empty: written by hand
+    left_out: Mapped[dict[str, Any]] = mapped_column(default=dict)  # reason -> how many
+    by_id: Mapped[int | None] = to("accounts.id")
     created: Mapped[float]
     __table_args__ = (UniqueConstraint("campaign_id", "number"), GROWING)
 
@@ -53,6 +56,7 @@ class Item(Base):
     purpose: Mapped[str] = mapped_column(String(16))  # normal, gold, qualification
     state: Mapped[str] = mapped_column(String(16))  # preparing, ready, failed, closed
     dialog: Mapped[dict[str, Any]]  # puna.text.dialog.Dialog, ends with the user
+    digest: Mapped[str] = mapped_column(String(64), default="")  # SHA-256 of its messages
     answers: Mapped[list[Any]]  # two of {"text", "model", "version", "temperature", "top_p"}
     expected: Mapped[dict[str, Any]]  # of gold and qualification: {"chosen": 0 or 1, "safety"}
     category: Mapped[str]
@@ -61,7 +65,11 @@ class Item(Base):
     only_id: Mapped[int | None] = to("accounts.id")  # only this person may judge it
     failure: Mapped[str]  # why it could not be prepared
     created: Mapped[float]
-    __table_args__ = (Index("ix_items_open", "campaign_id", "state", "purpose", "id"), GROWING)
+    __table_args__ = (
+        Index("ix_items_open", "campaign_id", "state", "purpose", "taken", "id"),
+        Index("ix_items_digest", "campaign_id", "digest"),
+        GROWING,
+    )
 
 
 class Task(Base):
@@ -71,13 +79,17 @@ class Task(Base):
     id: Mapped[int] = key()
     item_id: Mapped[int] = to("items.id")
     account_id: Mapped[int] = to("accounts.id")
-    state: Mapped[str] = mapped_column(String(16))  # leased, done, skipped, expired, undone
+    state: Mapped[str] = mapped_column(String(16))  # leased, done, skipped, expired
     swapped: Mapped[bool]  # the second answer is shown first
     leased: Mapped[float]
     expires: Mapped[float]
     ended: Mapped[float | None]
     reason: Mapped[str]  # why it was skipped
-    __table_args__ = (UniqueConstraint("item_id", "account_id"), GROWING)
+    __table_args__ = (
+        UniqueConstraint("item_id", "account_id"),
+        Index("ix_tasks_leased", "state", "expires"),
+        GROWING,
+    )
 
 
 class Annotation(Base):
@@ -114,6 +126,18 @@ class Review(Base):
     note: Mapped[str]
     before: Mapped[dict[str, Any]]
     created: Mapped[float]
+    undone: Mapped[float | None]
+    seen: Mapped[float | None]  # when the annotator read it
+
+
+class Desk(Base):
+    """An annotation that lies before a reviewer, and so before nobody else."""
+
+    __tablename__ = "desks"
+    id: Mapped[int] = key()
+    annotation_id: Mapped[int] = mapped_column(ForeignKey("annotations.id"), unique=True)
+    account_id: Mapped[int] = to("accounts.id")
+    expires: Mapped[float]
 
 
 class Qualification(Base):

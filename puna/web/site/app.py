@@ -15,13 +15,30 @@ from starlette.staticfiles import StaticFiles
 from puna.errors import InputError
 from puna.store.faults import Conflict, Missing, Refused, Unavailable
 from puna.web.failures import ApiError
-from puna.web.site import accounts, admin, profile
+from puna.web.site import accounts, admin, annotate, campaigns, chat, gallery, preparing, profile, quality, redteam, redteam_review, review
 from puna.web.site.door import Door, denied, viewer_of
 from puna.web.site.routes import Route, Routes
 from puna.web.site.site import HERE, Site, page, site_of
 from puna.web.site.viewer import Viewer
+from puna.web.site.writers import Writers
 
-PAGES: Sequence[Routes] = (accounts.routes, profile.routes, admin.routes)
+PAGES: Sequence[Routes] = (
+    accounts.routes,
+    annotate.routes,
+    campaigns.routes,
+    review.routes,
+    profile.routes,
+    admin.routes,
+    chat.routes,
+    quality.routes,
+    gallery.routes,
+    quality.routes,
+    redteam.routes,
+    redteam_review.routes,
+    *(accounts.routes, profile.routes, admin.routes, gallery.routes),
+    *(chat.routes, annotate.routes, campaigns.routes, review.routes),
+    *(redteam.routes, redteam_review.routes),
+)
 
 
 class Statics(StaticFiles):
@@ -39,7 +56,8 @@ def build(site: Site) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
-        yield
+        async with preparing.running(site), chat.talking(site, app.state.writers):
+            yield
 
     paths: dict[str, list[Route]] = {}
     for route in all_routes():
@@ -53,7 +71,7 @@ def build(site: Site) -> Starlette:
         lifespan=life,
     )
     app.router.redirect_slashes = False
-    app.state.site = site
+    app.state.site, app.state.writers = site, Writers()
     app.state.pages = {route.path: route.role for route in all_routes() if route.method == "GET"}
     app.add_middleware(Door, site=site)
     return app

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import jinja2
 from sqlalchemy.orm import Session
@@ -21,6 +21,9 @@ from puna.web.site.hashing import Hashing
 from puna.web.site.navigation import entries
 from puna.web.site.tries import Rates, Tries, Turnstile
 from puna.web.site.viewer import Viewer
+
+if TYPE_CHECKING:
+    from puna.web.site.preparing import Preparer
 
 HERE = Path(__file__).parent
 FORMULA = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")  # begin what some program would compute
@@ -48,6 +51,7 @@ class Site:
     tries: Tries = field(default_factory=Tries)
     # the newest reports of what a page was not allowed to load or run
     reports: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=100))
+    preparer: "Preparer | None" = None  # while the site runs
     templates: jinja2.Environment = field(default_factory=_templates)
     _turnstiles: dict[str, Turnstile] = field(default_factory=dict)
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "store"))

@@ -135,7 +135,7 @@ function table(given, xs, maps, names, format) {
   const cell = (point) => (point ? told("", point, format).slice(`${point[0]}: `.length) : "");
   return el("div", { class: "visually-hidden" }, el("table", {},
     el("caption", { text: given.title ?? "Figures" }),
-    el("thead", {}, el("tr", {}, el("th", { scope: "col", text: given.x ?? "" }),
+    el("thead", {}, el("tr", {}, el("th", { scope: "col", text: given.x || "Where" }),
       names.map((name) => el("th", { scope: "col", text: name || given.y || "Value" })))),
     el("tbody", {}, xs.map((x) => el("tr", {}, el("th", { scope: "row", text: x }),
       maps.map((map) => el("td", { text: cell(map.get(x)) })))))));
