@@ -15,7 +15,20 @@ from starlette.staticfiles import StaticFiles
 from puna.errors import InputError
 from puna.store.faults import Conflict, Missing, Refused, Unavailable
 from puna.web.failures import ApiError
-from puna.web.site import accounts, admin, annotate, campaigns, chat, gallery, preparing, profile, quality, redteam, redteam_review, review
+from puna.web.site import (
+    accounts,
+    admin,
+    annotate,
+    campaigns,
+    chat,
+    gallery,
+    preparing,
+    profile,
+    quality,
+    redteam,
+    redteam_review,
+    review,
+)
 from puna.web.site.door import Door, denied, viewer_of
 from puna.web.site.routes import Route, Routes
 from puna.web.site.site import HERE, Site, page, site_of
@@ -30,14 +43,13 @@ PAGES: Sequence[Routes] = (
     profile.routes,
     admin.routes,
     chat.routes,
-    quality.routes,
     gallery.routes,
     quality.routes,
     redteam.routes,
     redteam_review.routes,
     *(accounts.routes, profile.routes, admin.routes, gallery.routes),
     *(chat.routes, annotate.routes, campaigns.routes, review.routes),
-    *(redteam.routes, redteam_review.routes),
+    *(quality.routes, redteam.routes, redteam_review.routes),
 )
 
 
