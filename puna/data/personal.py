@@ -8,6 +8,7 @@ international forms; a match that carries a check sum (cards, IBAN) must pass it
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -63,6 +64,16 @@ def find_personal_data(text: str) -> list[Hit]:
             if all(end <= hit.start or start >= hit.end for hit in hits):
                 hits.append(Hit(kind, start, end))
     return sorted(hits, key=lambda hit: hit.start)
+
+
+def scrubbed(text: str) -> tuple[str, Counter[str]]:
+    """The text with each piece of personal data replaced by its kind, as `[email]`; how many."""
+    parts, start = [], 0
+    hits = find_personal_data(text)
+    for hit in hits:
+        parts += [text[start : hit.start], f"[{hit.kind}]"]
+        start = hit.end
+    return "".join([*parts, text[start:]]), Counter(hit.kind for hit in hits)
 
 
 def _valid(kind: str, found: str) -> bool:

@@ -6,8 +6,9 @@
 Each version collects preferences from the two newest models, trains both reward models on all
 preferences so far, and fine-tunes the base again by rejection sampling on the best samples of all
 versions. After `distill_after` versions Ghost Attention and safety context distillation join; the
-last version goes on with PPO. Without a world to judge (`world` = none) the human judgements in the
-data folder take the annotators' place and there is one version.
+last version goes on with PPO. `preferences` = store takes what people judged in the web app instead
+(`puna/recipes/people.py`), one snapshot for all versions. Without a world to judge (`world` = none)
+human judgements, from there or from the data folder, take the annotators' place: one version.
 """
 
 from dataclasses import dataclass, field, replace
@@ -19,10 +20,11 @@ from msgspec import Meta
 from puna.console import Board
 from puna.errors import InputError
 from puna.model.lora import LoraConfig
-from puna.recipes import collect, distill, evaluate, judges, ppo, rejection, reward, steps
+from puna.recipes import collect, distill, evaluate, judges, people, ppo, rejection, reward, steps
 from puna.recipes.collect import Config as CollectConfig
 from puna.recipes.distill import Config as DistillConfig
 from puna.recipes.evaluate import Config as EvaluateConfig
+from puna.recipes.people import Config as PeopleConfig
 from puna.recipes.pipeline import Gate, Pipeline
 from puna.recipes.ppo import Config as PPOConfig
 from puna.recipes.rejection import Config as RejectionConfig
@@ -38,11 +40,16 @@ class Config:
     model: Path = Path("runs/sft/checkpoint")  # first chat model
     data: Path = Path("runs/prepare")  # folder made by `puna prepare`
     world: str = "cafe"  # whose annotators and truth judge; "none": human judgements in `data`
+    # "store": what people judged in puna.db; or a store's file or URL, or a file of comparisons;
+    # "": simulated annotators, or the judgements in `data`
+    preferences: str = ""
     versions: Annotated[int, Meta(ge=1)] = 2  # rounds of preferences (paper: 5)
     distill_after: int = 1  # version after which Ghost Attention joins; 0: never (paper: after V3)
     gates: bool = True  # whether a stage that fails its check stops the run
     seed: int = 0  # everything that is drawn; each stage and version derives its own
     collect: CollectConfig = field(default_factory=CollectConfig)  # preferences of a version
+    # what is taken of people's judgements, where `preferences` is given
+    people: PeopleConfig = field(default_factory=PeopleConfig)
     helpfulness: RewardConfig = field(default_factory=RewardConfig)  # helpfulness reward model
     safety: RewardConfig = field(
         default_factory=lambda: RewardConfig(kind="safety", others_share=0.1)
@@ -63,6 +70,8 @@ def main(config: Config) -> dict:
 
 def check(config: Config) -> None:
     """InputError where the settings cannot work together, before anything is run."""
+    if config.preferences:
+        people.check(config.preferences)
     if judges.world_of(config.world) is None and config.versions > 1:
         raise InputError(
             f"align.versions={config.versions}: expected 1, since world={config.world!r} has no "
@@ -72,15 +81,20 @@ def check(config: Config) -> None:
 
 def plan(config: Config) -> list[str]:
     """The names of all stages in order, for the console."""
-    names = []
+    names = ["people"] if config.preferences else []
     for number in range(1, config.versions + 1):
-        here = ["collect"] if judges.world_of(config.world) else []
+        here = ["collect"] if asks_anew(config) else []
         here += ["helpfulness", "safety", "rejection", "evaluate"]
         here += ["distill", "evaluate_distill"] if number == config.distill_after else []
         last = number == config.versions and config.ppo.steps > 0
         here += ["ppo", "evaluate_ppo"] if last else []
         names += [f"v{number}/{stage}" for stage in here]
     return names
+
+
+def asks_anew(config: Config) -> bool:
+    """Whether every version has annotators of its own."""
+    return judges.world_of(config.world) is not None and not config.preferences
 
 
 @dataclass
@@ -101,9 +115,11 @@ def versions(pipeline: Pipeline, config: Config, evaluation: Path | None = None)
     """All versions in order; `evaluation` is the first chat model's. Returns the last files."""
     check(config)
     state = Version(config.model, config.model, evaluation)
+    if config.preferences:
+        take_from_people(pipeline, config, state)
     for number in range(1, config.versions + 1):
         name, folder = f"v{number}", config.run / f"v{number}"
-        if judges.world_of(config.world):
+        if asks_anew(config):
             ask_people(pipeline, config, state, name, folder)
         reward_models(pipeline, config, state, name, folder)
         sample_best(pipeline, config, state, name, folder)
@@ -117,6 +133,25 @@ def versions(pipeline: Pipeline, config: Config, evaluation: Path | None = None)
         "safety": str(state.rewards["safety"]),
         "evaluations": [str(path) for path in state.evaluations],
     }
+
+
+def take_from_people(p: Pipeline, config: Config, state: Version) -> None:
+    """What people have judged so far, for all versions."""
+    settings = replace(
+        config.people,
+        run=config.run / "people",
+        preferences=config.preferences,
+        model=config.model,
+        seed=steps.derive(config.seed, "people"),
+    )
+    p.stage("people", people.main, settings, "{helpfulness_pairs} + {safety_pairs} pairs")
+    state.collected = (settings.run,)
+    for kind in ("helpfulness", "safety"):
+        if not judgements(config, state, f"preferences_{kind}"):
+            raise InputError(
+                f"preferences={config.preferences}: has 0 comparisons of {kind}, and "
+                f"{config.data} has none either, expected at least {settings.least}"
+            )
 
 
 def ask_people(p: Pipeline, config: Config, state: Version, name: str, folder: Path) -> None:
@@ -174,8 +209,14 @@ def adapted(config: Config, given: S) -> S:
 
 
 def judgements(config: Config, state: Version, name: str) -> tuple[Path, ...]:
-    """The files of that name from the data folder and from every version's collection."""
-    found = [folder / f"{name}.jsonl" for folder in (config.data, *state.collected)]
+    """The files of that name from every version's collection and from the data folder; what people
+    judged takes the place of the data folder's files of that kind.
+    """
+    kind = name.split("_")[1]
+    instead = [folder / f"preferences_{kind}.jsonl" for folder in state.collected]
+    own = config.preferences and any(path.stat().st_size for path in instead)
+    folders = state.collected if own else (config.data, *state.collected)
+    found = [folder / f"{name}.jsonl" for folder in folders]
     return tuple(path for path in found if path.exists() and path.stat().st_size)
 
 

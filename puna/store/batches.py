@@ -106,7 +106,11 @@ def add(
         why = "; ".join(f"{reason} ({count})" for reason, count in added.left_out.most_common(3))
         raise Refused("text", f"has nothing to add: {why or 'it is empty'}")
     batch.left_out = dict(Counter(batch.left_out) + added.left_out)
-    detail = {"batch": batch.number, "items": added.items, "purpose": upload.purpose}
+    detail: dict[str, Any] = {
+        "batch": batch.number,
+        "items": added.items,
+        "purpose": upload.purpose,
+    }
     note(session, "batch_added", by_id, f"campaign:{campaign_id}", **detail)
     return added
 
@@ -301,10 +305,12 @@ def copy(
     if "safety" in expected and expected["safety"] not in (*SAFETY_BINS, "rejected_safe"):
         raise Refused("safety", f"{expected['safety']!r} is unknown")
     campaign, batch = find(session, campaign_id), session.get_one(Batch, found.batch_id)
-    if found.digest in _seen(session, campaign_id, purpose):
+    dialog = Dialog.from_json(found.dialog)
+    digest = digest_of(dialog)
+    if digest in _seen(session, campaign_id, purpose):
         raise Conflict(f"there is a {purpose} item of this prompt already")
-    given = Given(0, Dialog.from_json(found.dialog), found.answers, expected, found.category)
-    made = _item(campaign, batch, Upload("", purpose), given, found.digest, rng)
+    given = Given(0, dialog, found.answers, expected, found.category)
+    made = _item(campaign, batch, Upload("", purpose), given, digest, rng)
     session.add(made)
     session.flush()
     note(session, "item_copied", by_id, f"item:{item_id}", purpose=purpose, copy=made.id)

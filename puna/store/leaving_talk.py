@@ -43,14 +43,20 @@ class Talks:
             self._turns = {turn.id: turn for turn in self._session.scalars(query)}
         return self._talk, self._turns
 
+    def branch(self, turn: Turn) -> list[Turn]:
+        """The message, the one that it answers, and so on up to the first."""
+        _, turns = self.of(turn.conversation_id)
+        found: list[Turn] = []
+        here: Turn | None = turn
+        while here is not None and len(found) <= len(turns):
+            found.append(here)
+            here = turns.get(here.parent_id) if here.parent_id else None
+        return found
+
     def until(self, turn: Turn) -> Dialog | None:
         """The branch from the first message to this one; None if it is not a dialogue."""
-        talk, turns = self.of(turn.conversation_id)
-        messages: list[Message] = []
-        here: Turn | None = turn
-        while here is not None and len(messages) <= len(turns):
-            messages.append(Message(_role(here.role), here.content))
-            here = turns.get(here.parent_id) if here.parent_id else None
+        messages = [Message(_role(here.role), here.content) for here in self.branch(turn)]
+        talk, _ = self.of(turn.conversation_id)
         if talk is not None and talk.system.strip():
             messages.append(Message("system", talk.system))
         if any(not message.content.strip() for message in messages[1:]):
@@ -89,7 +95,7 @@ def _thumbs(session: Session) -> Iterator[tuple[Thumb, Turn]]:
         .where(Conversation.deleted.is_(None), Conversation.purpose == "chat")
         .order_by(Turn.conversation_id, Thumb.id)
     )
-    yield from (row.tuple() for row in session.execute(query))
+    yield from ((row[0], row[1]) for row in session.execute(query))
 
 
 def comparisons(session: Session, left_out: Counter[str]) -> Iterator[Preference]:
@@ -211,7 +217,11 @@ def dialogs(session: Session, left_out: Counter[str]) -> Iterator[Dialog]:
         if dialog is None:
             left_out["conversation not in turns"] += 1
             continue
+        answers = [one for one in talks.branch(turn) if one.role == "assistant"]
+        liked = [one for one in answers if one.id in rated[number] and rated[number][one.id].up]
         tags = {"kind": "dialog", "safety": False, "source": "chat"}
+        if len(liked) < len(answers) - bool(rewrite):
+            tags["last_only"] = True  # nobody has vouched for what was said before
         whole = Dialog(dialog.messages, f"conversation-{number}", tags)
         yield whole.with_answer(rewrite or turn.content)
 
@@ -219,11 +229,8 @@ def dialogs(session: Session, left_out: Counter[str]) -> Iterator[Dialog]:
 def _end(talks: Talks, number: int, thumbs: dict[int, Thumb]) -> tuple[Turn, str] | None:
     """The answer that the dialogue ends with, and the rewrite that takes its place, if any."""
     talk, turns = talks.of(number)
-    branch: list[Turn] = []
-    here = turns.get(talk.leaf_id or 0) if talk else None
-    while here is not None and len(branch) <= len(turns):
-        branch.append(here)
-        here = turns.get(here.parent_id) if here.parent_id else None
+    leaf = turns.get(talk.leaf_id or 0) if talk else None
+    branch = talks.branch(leaf) if leaf else []
     found: tuple[Turn, str] | None = None
     for turn in reversed(branch):
         thumb = thumbs.get(turn.id)

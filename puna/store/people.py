@@ -56,18 +56,12 @@ def add_account(session: Session, name: str, role: str, password: str | None) ->
     return account
 
 
-def keep_password(session: Session, account_id: int, password: str) -> None:
-    """Keep a hash; the same password made anew ends no session."""
-    session.execute(update(Account).where(Account.id == account_id).values(password=password))
-
-
 def admins(session: Session, but: int = 0, by_password: bool = True) -> int:
     """How many admins can come in, without one of them."""
     wanted = (
         select(Account.id)
         .where(Account.role == "admin", Account.id != but)
         .where(Account.disabled.is_(None), Account.erased.is_(None))
-        .with_for_update()  # so that two admins do not remove each other at once
     )
     if by_password:
         wanted = wanted.where(Account.password.is_not(None))
@@ -189,17 +183,22 @@ def change_role(session: Session, account_id: int, role: str) -> bool:
     return True
 
 
-def disable(session: Session, account_id: int) -> None:
-    """Shut somebody out at once. Conflict: they are the last admin."""
+def disable(session: Session, account_id: int) -> bool:
+    """Shut somebody out at once; whether they were in. Conflict: they are the last admin."""
     account = account_of(session, account_id)
+    if account.disabled is not None:
+        return False
     _leave_an_admin(session, account)
-    account.disabled = account.disabled or now()
+    account.disabled = now()
     end_all(session, account_id)
+    return True
 
 
-def enable(session: Session, account_id: int) -> None:
-    """Let somebody in again."""
-    account_of(session, account_id).disabled = None
+def enable(session: Session, account_id: int) -> bool:
+    """Let somebody in again; whether they were shut out."""
+    account = account_of(session, account_id)
+    out, account.disabled = account.disabled is not None, None
+    return out
 
 
 def set_up(session: Session) -> str:

@@ -65,17 +65,15 @@ def build(service: Service, origins: Sequence[str] = (), site: Site | None = Non
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(Exception, _fault)
     guarded: ASGIApp = Guard(app, service)
-    if pages is not None:
-        guarded = Halves(guarded, pages)
-    if not origins:
-        return guarded
-    return CORSMiddleware(
-        guarded,
-        allow_origins=list(origins),
-        allow_methods=["GET", "POST"],
-        allow_headers=["authorization", "content-type"],
-        expose_headers=["x-request-id", "retry-after"],
-    )
+    if origins:  # they may speak to the API, not to the pages
+        guarded = CORSMiddleware(
+            guarded,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    return Halves(guarded, pages) if pages is not None else guarded
 
 
 class Halves:

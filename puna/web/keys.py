@@ -66,16 +66,18 @@ class Keys:
         keys: Iterable[Key] = (),
         path: Path | None = None,
         seen: tuple[int, ...] = (),
+        closed: bool = False,
     ) -> None:
-        """Keep the keys; none at all leaves the server open.
+        """Keep the keys; none at all leaves the server open, unless it is `closed` to all.
 
         path: the file that they were read from, which looked like `seen` before.
         """
         self._keys, self._path, self._seen = list(keys), path, seen
+        self._closed = closed
 
     def __bool__(self) -> bool:
         """Whether a key is needed."""
-        return bool(self._keys)
+        return self._closed or bool(self._keys)
 
     def find(self, text: bytes) -> Key | None:
         """The key with this text, or None. How long that takes says nothing about the text."""

@@ -4,20 +4,29 @@
     puna serve tiny=runs/cafe/v2/ppo/checkpoint smollm2 --quant=int8 --port=9000
     puna serve smollm2 --keys=keys.toml --host=0.0.0.0
     puna serve --keys=keys.toml --new-key=alice
+    puna serve smollm2 --web --single-user
+    puna serve smollm2 --web --origin=https://puna.example
 
 Every model is a path or a name as `puna convert` takes it, with the name it is asked for before
 it if that is to be another. It runs in a process of its own and is started again if that dies.
 Without keys only this machine is served. --new-key prints a key, the only time that it is shown,
 adds its digest to the file of keys, where its quotas can be set, and leaves. SIGTERM or Ctrl-C ends
 the server after what runs has been answered. docs/serving.md has the routes and their fields.
+
+--web adds the pages: chat, annotation, review, quality, red team, accounts. They work without a
+model too, but for what a model would say. The first start prints a link that makes an admin, who
+invites the others. Other machines reach the pages only through a proxy with TLS, at --origin; the
+API is closed to them without keys.
 """
 
+import contextlib
 import ipaddress
 import json
 import logging
 import os
 import re
 import shlex
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +43,8 @@ from puna.web.keys import Keys, add_key, read_keys
 from puna.web.protocol import Bounds
 from puna.web.server import Server, listen
 from puna.web.service import Limits, Model, Service
+from puna.web.site import start
+from puna.web.site.site import Site
 from puna.web.supervisor import Supervisor, worker_command
 
 POSITIONAL = "models..."
@@ -64,6 +75,11 @@ class Config:
     host: str = "127.0.0.1"  # address to listen on; another machine's needs keys
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080  # 0: a free one
     keys: Path | None = None  # file of keys; none: no key is needed, from this machine only
+    web: bool = False  # serve the pages too
+    store: str = "puna.db"  # of the pages: a file for SQLite, or a URL such as postgresql://...
+    single_user: bool = False  # the pages for one person on this machine, without a password
+    origin: str = ""  # where browsers find the pages, such as https://puna.example
+    proxy: tuple[str, ...] = ()  # addresses of proxies whose X-Forwarded-For is believed
     new_key: str = ""  # make a key for this name, print it, and leave
     allow_host: tuple[str, ...] = ()  # further names in a request's Host
     allow_origin: tuple[str, ...] = ()  # web pages that may ask, such as https://example.org
@@ -89,24 +105,39 @@ def main(config: Config) -> None:
         print(add_key(config.keys, config.new_key))
         return
     service = service_of(config)
-    bounds = Bounds(
-        config.connections, config.head_seconds, config.body_seconds, config.write_seconds
-    )
     log_to_stderr()
     try:
         sock = listen(config.host, config.port)
     except OSError as error:
         reason = f"cannot listen: {error.strerror or error}"
         raise InputError(f"host, port: {config.host}:{config.port}: {reason}") from None
+    with contextlib.ExitStack() as kept:
+        kept.callback(sock.close)
+        site = None
+        if config.web:
+            given = (config.store, config.origin, config.single_user, config.proxy)
+            site = kept.enter_context(start.site_with(service, *given))
+        run(config, service, site, sock)
+
+
+def run(config: Config, service: Service, site: Site | None, sock: socket.socket) -> None:
+    """Serve on a socket until told to end."""
     port = sock.getsockname()[1]
-    note(f"listening on {address(config.host, port)}/v1; loading {', '.join(service.models)}")
-    example = curl(config.host, port, next(iter(service.models)), bool(service.keys))
+    loading = f"; loading {', '.join(service.models)}" if service.models else ""
+    note(f"listening on {address(config.host, port)}/v1{loading}")
+    if site is not None:
+        note(start.first_link(site, address(reachable(config.host), port)))
+    words = "ready; Ctrl-C ends it"
+    if service.models and (config.keys or not service.keys):
+        example = curl(config.host, port, next(iter(service.models)), bool(service.keys))
+        words = f"ready; try it, Ctrl-C ends it:\n  {example}"
     server = Server(
-        build(service, config.allow_origin),
+        build(service, config.allow_origin, site),
         service,
-        bounds,
+        Bounds(config.connections, config.head_seconds, config.body_seconds, config.write_seconds),
         config.grace,
-        greet=lambda: note(f"ready; try it, Ctrl-C ends it:\n  {example}"),
+        greet=lambda: note(words),
+        stay=site is not None,
     )
     server.run(sockets=[sock])
     if server.abandoned:
@@ -121,24 +152,36 @@ def address(host: str, port: int) -> str:
 
 def curl(host: str, port: int, model: str, closed: bool) -> str:
     """A command that asks a model something; `closed`: with the place of a key."""
-    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     said = {"model": model, "messages": [{"role": "user", "content": "Hello!"}]}
-    words = ["curl", f"{address(local, port)}/v1/chat/completions"]
+    words = ["curl", f"{address(reachable(host), port)}/v1/chat/completions"]
     words += ["-H", '"authorization: Bearer $KEY"'] if closed else []
     words += ["-H", "'content-type: application/json'", "-d", shlex.quote(json.dumps(said))]
     return " ".join(words)
+
+
+def reachable(host: str) -> str:
+    """An address by which this machine reaches itself."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 def service_of(config: Config) -> Service:
     """The service with its models, keys and limits. InputError: settings that cannot go."""
     keys = read_keys(config.keys) if config.keys else Keys()
     local = is_loopback(config.host)
+    if config.web:
+        start.check_origin(config.host, local, config.origin, config.single_user)
+        if not keys and start.is_open(local, config.origin):
+            keys = Keys(closed=True)
+    elif unread := [name for name in ("single_user", "origin", "proxy") if getattr(config, name)]:
+        raise InputError(f"{unread[0]}: is for the pages, expected --web too")
     if not keys and not local:
         raise InputError(
             f"host: {config.host} can be reached by others, which needs --keys=FILE "
             "(puna serve --keys=FILE --new-key=NAME makes one)"
         )
     own = {"localhost", "127.0.0.1", "[::1]"} if local else set()
+    if config.origin:
+        own.add(start.host_of(config.origin))
     hosts = own | {name.lower() for name in config.allow_host}
     return Service(
         models=models_of(config),
@@ -153,7 +196,7 @@ def service_of(config: Config) -> Service:
 
 def models_of(config: Config) -> dict[str, Model]:
     """The models by name, each with the process that is to run it. InputError: names that clash."""
-    if not config.models:
+    if not config.models and not config.web:
         raise InputError("models: expected at least one, such as puna serve smollm2")
     places: dict[str, str] = {}
     for given in config.models:

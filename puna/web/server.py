@@ -32,11 +32,12 @@ class Server(uvicorn.Server):
         bounds: Bounds,
         grace: float,
         greet: Callable[[], None] | None = None,
+        stay: bool = False,
     ) -> None:
         """A server of an application that holds `service`; `greet` is called once, when all models
-        can be asked.
+        can be asked. stay: go on without any model, for the pages that need none.
         """
-        self.service, self.grace, self.greet = service, grace, greet
+        self.service, self.grace, self.greet, self.stay = service, grace, greet, stay
         self.abandoned = False  # whether it ended because no model can be served any more
         config = uvicorn.Config(
             app,
@@ -58,7 +59,7 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to end now; ten times a second."""
-        if len(self.service.given_up) == len(self.service.models):
+        if not self.stay and len(self.service.given_up) == len(self.service.models):
             self.abandoned = self.should_exit = True
         if self.greet and all(model.worker.ready for model in self.service.models.values()):
             self.greet()

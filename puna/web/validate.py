@@ -24,7 +24,7 @@ Path = tuple[str | int, ...]
 async def read(request: Request, model: type[M], limit: int) -> M:
     """The request's body as a `model`. ApiError: 400, 413 or 415, with the field at fault."""
     check_head(request.headers, limit)
-    return check(model, parse(await _body(request, limit)))
+    return check(model, parse(await body(request, limit)))
 
 
 def check_head(headers: Mapping[str, str], limit: int) -> None:
@@ -43,7 +43,8 @@ def check_head(headers: Mapping[str, str], limit: int) -> None:
         raise _too_large(limit)
 
 
-async def _body(request: Request, limit: int) -> bytes:
+async def body(request: Request, limit: int) -> bytes:
+    """The request's body. ApiError: 400 it broke off, 413 it is longer than `limit` bytes."""
     data = bytearray()
     try:
         async for chunk in request.stream():

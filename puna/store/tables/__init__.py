@@ -1,6 +1,6 @@
 """Every table of the store; `Base.metadata` knows them all."""
 
-from puna.store.tables.attacks import Attack, Draft, Severity
+from puna.store.tables.attacks import Attack, Draft, Replay, Replayed, Severity
 from puna.store.tables.base import ROLES, Base
 from puna.store.tables.leaving import Erasure, Imported, Snapshot
 from puna.store.tables.people import Account, Audit, Invite, Login, Reply
@@ -35,6 +35,8 @@ __all__ = [
     "Item",
     "Login",
     "Qualification",
+    "Replay",
+    "Replayed",
     "Reply",
     "Review",
     "Severity",

@@ -66,7 +66,7 @@ class Item(Base):
     failure: Mapped[str]  # why it could not be prepared
     created: Mapped[float]
     __table_args__ = (
-        Index("ix_items_open", "campaign_id", "state", "purpose", "id"),
+        Index("ix_items_open", "campaign_id", "state", "purpose", "taken", "id"),
         Index("ix_items_digest", "campaign_id", "digest"),
         GROWING,
     )
@@ -79,13 +79,17 @@ class Task(Base):
     id: Mapped[int] = key()
     item_id: Mapped[int] = to("items.id")
     account_id: Mapped[int] = to("accounts.id")
-    state: Mapped[str] = mapped_column(String(16))  # leased, done, skipped, expired, undone
+    state: Mapped[str] = mapped_column(String(16))  # leased, done, skipped, expired
     swapped: Mapped[bool]  # the second answer is shown first
     leased: Mapped[float]
     expires: Mapped[float]
     ended: Mapped[float | None]
     reason: Mapped[str]  # why it was skipped
-    __table_args__ = (UniqueConstraint("item_id", "account_id"), GROWING)
+    __table_args__ = (
+        UniqueConstraint("item_id", "account_id"),
+        Index("ix_tasks_leased", "state", "expires"),
+        GROWING,
+    )
 
 
 class Annotation(Base):

@@ -1,5 +1,6 @@
 """Coming in and going out: the front page, log-in, the links that the server and admins give."""
 
+import json
 import logging
 from typing import Annotated
 
@@ -14,33 +15,50 @@ from puna.store.names import folded
 from puna.store.passwords import check_password
 from puna.store.tables import Account
 from puna.web.failures import ApiError
-from puna.web.site.door import give_cookie, token_of
+from puna.web.site.door import give_cookie, token_of, trace_id
+from puna.web.site.navigation import entries
 from puna.web.site.proxies import address_of
 from puna.web.site.routes import Routes
 from puna.web.site.site import page, reply, site_of
 from puna.web.site.viewer import NOBODY, Viewer
-from puna.web.validate import read
+from puna.web.validate import body, parse, read
 
 routes = Routes()
 BODY = 4096  # bytes
+REPORT = 16384
+REPORTED = ("document-uri", "effective-directive", "blocked-uri", "source-file", "line-number")
+
+log = logging.getLogger("puna.web")
 Name = Annotated[str, Field(max_length=200)]
 Password = Annotated[str, Field(max_length=1024)]
 
-log = logging.getLogger("puna.web")
+CARDS = {
+    "/chat": "Talk to the models; say what you think of an answer.",
+    "/annotate": "Choose the better of two answers, one key for each.",
+    "/redteam": "Try to make a model answer what it should not.",
+    "/review": "Approve, correct or reject what annotators judged.",
+    "/campaigns": "Set up what is to be judged, by how many, with which guidelines.",
+    "/quality": "How far people agree, who drifts, how each batch went.",
+    "/evaluation": "Which version people prefer, and how sure that is.",
+    "/people": "Invite people, change roles, make links for a new password.",
+    "/audit": "Who came in, what was changed, what was refused.",
+}
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A body with these fields and no other, of these types."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class LoginBody(_Strict):
+class LoginBody(Strict):
     """Who says to be whom."""
 
     name: Name
     password: Password
 
 
-class LinkBody(_Strict):
+class LinkBody(Strict):
     """A link's token."""
 
     token: Annotated[str, Field(max_length=100)]
@@ -56,13 +74,17 @@ class WelcomeBody(LinkBody):
 @routes.get("/", role=NOBODY)
 async def home(request: Request, viewer: Viewer) -> Response:
     """Where everything begins: what somebody can do here, or the log-in."""
-    return page(request, viewer, "home" if viewer.known else "login")
+    if not viewer.known:
+        return page(request, viewer, "login", single=site_of(request).single_user)
+    found = entries(viewer, "/", request.app.state.pages)
+    cards = [(entry, CARDS[entry.path]) for entry in found if entry.path in CARDS]
+    return page(request, viewer, "home", cards=cards)
 
 
 @routes.get("/login", role=NOBODY)
 async def login_page(request: Request, viewer: Viewer) -> Response:
     """The log-in."""
-    return page(request, viewer, "login")
+    return page(request, viewer, "login", single=site_of(request).single_user)
 
 
 @routes.get("/welcome", role=NOBODY)
@@ -90,12 +112,14 @@ async def login(request: Request, viewer: Viewer) -> Response:
     if account is None or kept is None or not fits:
         number = account.id if account else None
         await site.write(audit.note, "login_failed", number, address=address)
-        raise ApiError(403, "the name or the password is wrong", code="login_failed")
+        raise _wrong()
     site.tries.succeeded(name, address)
     anew = ""
     if site.hashing.passwords.outgrown(kept):
         anew = await site.hashing.hashed(asked.password)
-    return await _begin(request, account.id, "login", kept, anew)
+    before = token_of(request)
+    entered = await site.write(_log_in, account.id, kept, anew, before, address)
+    return _inside(request, *entered)
 
 
 @routes.post("/api/logout", role="annotator")
@@ -129,33 +153,60 @@ async def welcome(request: Request, viewer: Viewer) -> Response:
     if link.purpose != "single":
         check_password(asked.password, link.name or asked.name)
         password = await site.hashing.hashed(asked.password)
-    address = address_of(request, site)
-    number = await site.write(_accept, asked.token, asked.name, password, link.purpose, address)
-    return await _begin(request, number, "login", password)
-
-
-async def _begin(
-    request: Request, account_id: int, action: str, kept: str | None, anew: str = ""
-) -> Response:
-    """Give the browser a new session, whatever it had before."""
-    site = site_of(request)
     before, address = token_of(request), address_of(request, site)
-    begun, role, name = await site.write(_enter, account_id, before, address, kept, anew)
+    entered = await site.write(_accept, asked.token, asked.name, password, before, address)
+    return _inside(request, *entered)
+
+
+@routes.post("/csp", role=NOBODY)
+async def report(request: Request, viewer: Viewer) -> Response:
+    """What a browser did not let a page load or run: logged, and kept for a while."""
+    site = site_of(request)
+    site.turnstile("reports").admit(address_of(request, site))
+    told = parse(await body(request, REPORT))
+    found = told.get("csp-report", {}) if isinstance(told, dict) else {}
+    found = found if isinstance(found, dict) else {}
+    known = {name: str(found.get(name, ""))[:300] for name in REPORTED}
+    site.reports.append(known)
+    log.warning("%s: CSP: %s", trace_id(request), json.dumps(known))
+    return Response(status_code=204)
+
+
+def _inside(request: Request, begun: logins.Begun, name: str, role: str) -> Response:
+    """Who came in, with the cookie of the new session."""
     answer = reply({"name": name, "role": role, "csrf": begun.csrf})
     give_cookie(request, answer, begun.token)
     return answer
 
 
 def _enter(
-    session: Session, account_id: int, before: str, address: str, kept: str | None, anew: str
+    session: Session, account: Account, before: str, address: str
+) -> tuple[logins.Begun, str, str]:
+    """Begin a session; whatever the browser had before ends."""
+    audit.note(session, "login", account.id, f"account:{account.id}", address)
+    return logins.begin(session, account.id, before), account.name, account.role
+
+
+def _log_in(
+    session: Session, account_id: int, kept: str, anew: str, before: str, address: str
 ) -> tuple[logins.Begun, str, str]:
     account = people.account_of(session, account_id)
-    if account.disabled is not None or account.password != kept:
-        raise ApiError(403, "the name or the password is wrong", code="login_failed")
-    if anew:
-        account.password = anew
-    audit.note(session, "login", account.id, f"account:{account.id}", address)
-    return logins.begin(session, account.id, before), account.role, account.name
+    if account.disabled is not None or account.password != kept:  # since the hash was checked
+        raise _wrong()
+    account.password = anew or kept
+    return _enter(session, account, before, address)
+
+
+def _accept(
+    session: Session, token: str, name: str, password: str | None, before: str, address: str
+) -> tuple[logins.Begun, str, str]:
+    purpose = people.open_link(session, token).purpose
+    account = people.accept(session, token, name, password)
+    done = {"single": "", "reset": "password_reset"}.get(purpose, "joined")
+    if done:
+        about = f"account:{account.id}"
+        audit.note(session, done, account.id, about, address, role=account.role)
+    return _enter(session, account, before, address)
 
 
 def _leave(session: Session, viewer: Viewer, address: str) -> None:
@@ -163,13 +214,5 @@ def _leave(session: Session, viewer: Viewer, address: str) -> None:
     audit.note(session, "logout", viewer.id, f"account:{viewer.id}", address)
 
 
-def _accept(
-    session: Session, token: str, name: str, password: str | None, purpose: str, address: str
-) -> int:
-    account: Account = people.accept(session, token, name, password)
-    about = f"account:{account.id}"
-    if purpose in ("setup", "invite"):
-        audit.note(session, "joined", account.id, about, address, role=account.role)
-    elif purpose == "reset":
-        audit.note(session, "password_reset", account.id, about, address)
-    return account.id
+def _wrong() -> ApiError:
+    return ApiError(403, "the name or the password is wrong", code="login_failed")

@@ -15,19 +15,41 @@ from starlette.staticfiles import StaticFiles
 from puna.errors import InputError
 from puna.store.faults import Conflict, Missing, Refused, Unavailable
 from puna.web.failures import ApiError
-from puna.web.site import accounts, campaigns, chat, gallery, preparing, review
+from puna.web.site import (
+    accounts,
+    admin,
+    annotate,
+    campaigns,
+    chat,
+    gallery,
+    preparing,
+    profile,
+    quality,
+    redteam,
+    redteam_review,
+    review,
+)
 from puna.web.site.door import Door, denied, viewer_of
 from puna.web.site.routes import Route, Routes
-from puna.web.site.site import HERE, Site, page
+from puna.web.site.site import HERE, Site, page, site_of
 from puna.web.site.viewer import Viewer
 from puna.web.site.writers import Writers
 
 PAGES: Sequence[Routes] = (
     accounts.routes,
-    chat.routes,
+    annotate.routes,
     campaigns.routes,
     review.routes,
+    profile.routes,
+    admin.routes,
+    chat.routes,
     gallery.routes,
+    quality.routes,
+    redteam.routes,
+    redteam_review.routes,
+    *(accounts.routes, profile.routes, admin.routes, gallery.routes),
+    *(chat.routes, annotate.routes, campaigns.routes, review.routes),
+    *(quality.routes, redteam.routes, redteam_review.routes),
 )
 
 
@@ -108,7 +130,14 @@ async def _told(request: Request, error: Exception) -> Response:
         return JSONResponse(error.record, error.status, error.headers)
     viewer = getattr(request.state, "viewer", Viewer())
     name = "login" if error.status == 401 else "error"
-    shown = page(request, viewer, name, status=error.status, message=error.message)
+    shown = page(
+        request,
+        viewer,
+        name,
+        status=error.status,
+        message=error.message,
+        single=site_of(request).single_user,
+    )
     shown.status_code = error.status
     shown.headers.update({k: v for k, v in error.headers.items() if k != "www-authenticate"})
     return shown

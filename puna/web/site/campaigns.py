@@ -27,6 +27,7 @@ from puna.store.rules import (
 )
 from puna.web.schemas import Strict
 from puna.web.site.markdown import rendered
+from puna.web.site.repeats import written_once
 from puna.web.site.routes import Routes
 from puna.web.site.site import page, reply, site_of
 from puna.web.site.viewer import Viewer
@@ -186,10 +187,10 @@ async def create(request: Request, viewer: Viewer) -> Response:
     """A new campaign."""
     body = await read(request, RulesBody, BODY)
 
-    def make(session: Session) -> int:
-        return campaigns.create(session, viewer.id, body.rules()).id
+    def make(session: Session) -> dict[str, Any]:
+        return {"id": campaigns.create(session, viewer.id, body.rules()).id}
 
-    return reply({"id": await site_of(request).write(make)}, 201)
+    return await written_once(request, viewer, body, make)
 
 
 @routes.get("/api/campaigns/{id:int}", role="reviewer")
@@ -234,10 +235,15 @@ async def add_batch(request: Request, viewer: Viewer) -> Response:
     """A new batch, or more of one; says what was left out, and why."""
     body, number = await read(request, UploadBody, UPLOAD), request.path_params["id"]
     upload, rng = Upload(**vars(body)), random.Random(secrets.randbits(64))
-    added = await site_of(request).write(batches.add, viewer.id, number, upload, rng)
+
+    def make(session: Session) -> dict[str, Any]:
+        added = batches.add(session, viewer.id, number, upload, rng)
+        left = {"left_out": dict(added.left_out), "examples": added.examples}
+        return {"batch": added.batch, "items": added.items, **left}
+
+    answer = await written_once(request, viewer, body, make)
     _wake(request)
-    left = {"left_out": dict(added.left_out), "examples": added.examples}
-    return reply({"batch": added.batch, "items": added.items, **left}, 201)
+    return answer
 
 
 @routes.get("/api/campaigns/{id:int}/items", role="reviewer")

@@ -210,11 +210,13 @@ def trace_id(request: Request) -> str:
 
 def _check_own(request: Request, viewer: Viewer) -> None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    sent = request.headers.get("content-length", "0") != "0"
+    sent = sent or "transfer-encoding" in request.headers
+    if kind != "application/json" and (kind or sent):
         raise ApiError(415, "content-type: expected application/json", close=True)
     if viewer.known and request.url.path not in OPENS:
-        sent = request.headers.get("x-csrf", "")
-        if not hmac.compare_digest(sent.encode(), viewer.csrf.encode()):
+        token = request.headers.get("x-csrf", "")
+        if not hmac.compare_digest(token.encode(), viewer.csrf.encode()):
             raise ApiError(403, "x-csrf: not this page's token", code="csrf")
 
 
