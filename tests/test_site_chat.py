@@ -112,10 +112,11 @@ def test_an_answer_streams_and_is_kept_with_its_model_and_figures(pages, anna):
 
 
 def test_the_model_reads_the_branch_and_the_system_prompt_and_nothing_else(pages, anna):
-    first = ask(anna, "tea?", system="be kind")
+    brief = [{**TINY, "settings": {"max_tokens": 64}}]
+    first = ask(anna, "tea?", brief, system="be kind")
     number, answer = first["conversation"]["id"], first["answers"][0]
-    second = ask(anna, "and milk?", conversation_id=number, parent_id=answer["id"])
-    ask(anna, "coffee?", conversation_id=number, parent_id=None)
+    second = ask(anna, "and milk?", brief, conversation_id=number, parent_id=answer["id"])
+    ask(anna, "coffee?", brief, conversation_id=number, parent_id=None)
     prompts = [pages.running.fake.tokenizer.decode(one.prompt) for one in pages.running.fake.asked]
     assert all("be kind" in prompt for prompt in prompts)
     assert "and milk?" in prompts[1] and answer["text"] in prompts[1]
