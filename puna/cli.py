@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "align": ("puna.recipes.align", "the rounds of RLHF, V1 to V5"),
     "evaluate": ("puna.recipes.evaluate", "helpfulness, safety, persona, win rate of a chat model"),
     "compare": ("puna.recipes.compare", "versions side by side by the last reward models"),
+    "agreement": ("puna.recipes.agreement", "how far annotators agree, and who wins, from files"),
     "chat": ("puna.recipes.chat", "talk to a model in the terminal"),
     "serve": ("puna.web.serve", "models behind an HTTP interface, for OpenAI's clients"),
     "export": ("puna.recipes.export", "what people judged, from the store to files"),
@@ -45,8 +46,8 @@ GROUPS = {
     "Everything": ("paper",),
     "Base model": ("prepare", "pretrain"),
     "Chat model": ("sft", "collect", "reward", "rejection", "ppo", "distill", "align"),
+    "People": ("export", "import", "agreement"),
     "Use": ("evaluate", "compare", "chat", "serve", "render"),
-    "People": ("export", "import"),
     "Weights": ("models", "convert", "quantise"),
 }
 DISK = {  # the user's to mend

@@ -41,12 +41,12 @@ def listed(value: Any, name: str) -> Sequence[Any]:
 
 def two_answers(fields: Fields) -> tuple[str, str]:
     """The two answers, by names that differ in their end: text1 and text2, answer_a, answer_b."""
-    plain = {plain(name): name for name in fields}
+    by_plain = {plain(name): name for name in fields}
     found = [
-        (name, plain[word.removesuffix(one) + other])
+        (name, by_plain[word.removesuffix(one) + other])
         for one, other in ENDS
-        for word, name in plain.items()
-        if word.endswith(one) and word.removesuffix(one) + other in plain
+        for word, name in by_plain.items()
+        if word.endswith(one) and word.removesuffix(one) + other in by_plain
     ]
     if len(found) != 1:
         known = ", ".join(map(str, fields))

@@ -50,7 +50,8 @@ def main(config: Config) -> dict[str, Any]:
     try:
         with store.write() as session:
             source = f"{judged.format}: {config.file.name}"
-            stored = arriving.bring_in(session, source, sha256(config.file), judged.found)
+            comparisons = (one for _, one in judged.found)
+            stored = arriving.bring_in(session, source, sha256(config.file), comparisons)
     except (Conflict, Unavailable) as error:
         raise InputError(f"{config.file}: {error}") from None
     finally:

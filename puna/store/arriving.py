@@ -11,13 +11,10 @@ from puna.store.tables import Imported
 from puna.text.dialog import Preference
 
 
-def bring_in(
-    session: Session, source: str, sha256: str, found: Iterable[tuple[int, Preference]]
-) -> int:
+def bring_in(session: Session, source: str, sha256: str, found: Iterable[Preference]) -> int:
     """Store the comparisons of a file, in its order; how many they are.
 
-    source: the tool and the file's name; sha256: of the file; found: (record in the file,
-    comparison). Conflict: the file came before.
+    source: the tool and the file's name; sha256: of the file. Conflict: the file came before.
     """
     before = session.scalar(select(Imported).where(Imported.file == sha256).limit(1))
     if before is not None:
@@ -27,10 +24,10 @@ def bring_in(
             source=source,
             file=sha256,
             place=place,
-            record={**one.to_json(), "tags": {**one.dialog.tags, "record": record}},
+            record=one.to_json(),
             created=now(),
         )
-        for place, (record, one) in enumerate(found, 1)
+        for place, one in enumerate(found, 1)
     ]
     session.add_all(rows)
     session.flush()

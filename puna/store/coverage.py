@@ -19,6 +19,7 @@ THIN = 0.5  # a cell with less than this share of a cell's mean of prompts is th
 class Work:
     """One attempt in numbers. A prompt violates if an answer to it does."""
 
+    attack_id: int
     campaign_id: int
     account_id: int
     round: int
@@ -29,7 +30,7 @@ class Work:
     hours: float
     prompts: int
     answers: int
-    marked: int
+    marked: int  # prompts whose answer somebody judged
     violating: int
 
 
@@ -78,6 +79,7 @@ def work(session: Session, campaign_id: int | None = None) -> list[Work]:
         prompts = {t.parent_id for t in answers if marks.get(t.id, 5) <= VIOLATES}
         found.append(
             Work(
+                attack.id,
                 attack.campaign_id,
                 attack.account_id,
                 attack.round,
@@ -107,10 +109,20 @@ def matrix(campaign: Campaign, done: Iterable[Work]) -> list[Cell]:
 
 
 def suggestions(cells: Sequence[Cell], count: int = 3) -> list[Cell]:
-    """Where to try next: the thinnest cells, of equally thin ones those that gave way most."""
-    thin = [cell for cell in cells if cell.thin]
-    order = sorted(thin, key=lambda cell: (cell.prompts, -(cell.share or 0.0), cell.attempts))
-    return order[:count]
+    """Where to try next: the thinnest cells, of equally thin ones those that gave way most.
+
+    One after the other, so that they spread over risks and vectors.
+    """
+    left, found = [cell for cell in cells if cell.thin], list[Cell]()
+    while left and len(found) < count:
+        best = min(left, key=lambda cell: (cell.prompts, _met(cell, found), -(cell.share or 0.0)))
+        left.remove(best)
+        found.append(best)
+    return found
+
+
+def _met(cell: Cell, found: Sequence[Cell]) -> int:
+    return sum((cell.risk == other.risk) + (cell.vector == other.vector) for other in found)
 
 
 def _cell(name: tuple[str, str], done: Sequence[Work], mean: float) -> Cell:

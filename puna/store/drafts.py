@@ -1,7 +1,8 @@
 """From a violation to training data: a safety prompt, and a safe answer that a reviewer approved.
 
 The person who found it or a reviewer writes the answer that the model should have given (section
-4.2.2); a reviewer approves it, mends it first, or rejects it with a reason (section A.5.2).
+4.2.2); a reviewer approves it, mends it first, or rejects it with a reason (section A.5.2). What is
+approved leaves by `puna.store.leaving`: as a dialogue where there is an answer, and as a prompt.
 """
 
 from sqlalchemy import select
@@ -10,8 +11,7 @@ from sqlalchemy.orm import Session
 from puna.store.attacks import Person
 from puna.store.faults import Conflict, Missing, Refused
 from puna.store.store import now
-from puna.store.tables import Account, Draft, Severity
-from puna.text.dialog import Dialog
+from puna.store.tables import Account, Draft
 
 STATES = ("draft", "approved", "rejected")
 
@@ -19,7 +19,10 @@ STATES = ("draft", "approved", "rejected")
 def drafts(
     session: Session, state: str | None = None, account_id: int | None = None
 ) -> list[Draft]:
-    """Drafts in a state (None: in any), of a person (None: of all), the oldest first."""
+    """Drafts in a state (None: in any), of a person (None: of all), the oldest first.
+
+    What a person who asked for deletion had written is not among them.
+    """
     if state is not None and state not in STATES:
         raise Refused("state", f"{state!r} is unknown, expected one of {', '.join(STATES)}")
     query = select(Draft).order_by(Draft.id)
@@ -27,7 +30,7 @@ def drafts(
         query = query.where(Draft.state == state)
     if account_id is not None:
         query = query.where(Draft.account_id == account_id)
-    return list(session.scalars(query))
+    return [draft for draft in session.scalars(query) if draft.dialog]
 
 
 def write_answer(session: Session, person: Person, draft_id: int, answer: str) -> Draft:
@@ -36,7 +39,8 @@ def write_answer(session: Session, person: Person, draft_id: int, answer: str) -
     Missing: it is somebody else's. Conflict: it is approved.
     """
     draft = session.get(Draft, draft_id, with_for_update=True)
-    if draft is None or not (person.reviews or draft.account_id == person.id):
+    own = draft is not None and draft.account_id == person.id
+    if draft is None or not draft.dialog or not (person.reviews or own):
         raise Missing
     if draft.state == "approved":
         raise Conflict("this draft is approved already: a reviewer opens it again first")
@@ -53,7 +57,7 @@ def decide(
     Conflict: it is their own, and there is another reviewer. Refused: no reason is given.
     """
     draft = session.get(Draft, draft_id, with_for_update=True)
-    if draft is None or not person.reviews:
+    if draft is None or not draft.dialog or not person.reviews:
         raise Missing
     if state not in STATES:
         raise Refused("state", f"{state!r} is unknown, expected one of {', '.join(STATES)}")
@@ -66,38 +70,6 @@ def decide(
     draft.state, draft.reason, draft.changed = state, reason.strip(), now()
     draft.by_id = None if state == "draft" else person.id
     return draft
-
-
-def safety_prompts(session: Session) -> list[Dialog]:
-    """Every approved prompt, to be sampled from: `collect`, `rejection`, `ppo` and `distill` take
-    a prompt that is tagged `safety` as an unsafe one."""
-    return [_dialog(draft, _points(session)) for draft in drafts(session, "approved")]
-
-
-def safety_dialogs(session: Session) -> list[Dialog]:
-    """Every approved prompt with its safe answer, for fine-tuning. What the model said before in
-    the same conversation is no example: only the last answer is learnt (`last_only`)."""
-    points = _points(session)
-    found = [draft for draft in drafts(session, "approved") if draft.answer]
-    return [_dialog(draft, points, last_only=True).with_answer(draft.answer) for draft in found]
-
-
-def _dialog(draft: Draft, points: dict[int, int], **more: bool) -> Dialog:
-    tags = {
-        "kind": "redteam",
-        "safety": True,
-        "risk": draft.risk,
-        "vector": draft.vector,
-        "severity": points.get(draft.severity_id or 0),
-        **more,
-    }
-    record = {**draft.dialog, "id": f"redteam-{draft.id}", "tags": tags}
-    return Dialog.from_json(record)
-
-
-def _points(session: Session) -> dict[int, int]:
-    rows = session.execute(select(Severity.id, Severity.points))
-    return {number: points for number, points in rows}
 
 
 def _others(session: Session, person_id: int) -> bool:

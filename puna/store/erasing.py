@@ -20,12 +20,14 @@ from puna.store.tables import (
     Audit,
     Choice,
     Conversation,
+    Desk,
     Draft,
     Erasure,
     Invite,
     Item,
     Login,
     Qualification,
+    Replayed,
     Reply,
     Review,
     Severity,
@@ -82,7 +84,10 @@ def _change(session: Session, statement: Any) -> int:
 def _empty_attacks(session: Session, account_id: int, counts: Counter[str]) -> None:
     attacks = select(Attack.id).where(Attack.account_id == account_id)
     severities = select(Severity.id).where(Severity.attack_id.in_(attacks))
-    emptied = {"dialog": {}, "answer": "", "state": "rejected", "changed": now()}
+    talks = select(Attack.conversation_id).where(Attack.account_id == account_id)
+    turns = select(Turn.id).where(Turn.conversation_id.in_(talks))
+    _change(session, update(Replayed).where(Replayed.turn_id.in_(turns)).values(answer=""))
+    emptied = {"dialog": {}, "answer": "", "reason": "", "state": "rejected", "changed": now()}
     own = or_(Draft.severity_id.in_(severities), Draft.account_id == account_id)
     counts["drafts"] += _change(session, update(Draft).where(own).values(**emptied))
     _change(session, update(Severity).where(Severity.attack_id.in_(attacks)).values(note=""))
@@ -118,6 +123,10 @@ def _take_back_judgements(session: Session, account_id: int, counts: Counter[str
         if item is not None:
             item.taken = max(0, item.taken - count)
     session.flush()
+    _change(
+        session,
+        delete(Desk).where(or_(Desk.annotation_id.in_(own), Desk.account_id == account_id)),
+    )
     counts["reviews of judgements"] += _change(
         session, delete(Review).where(Review.annotation_id.in_(own))
     )

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from sqlalchemy import func, select
@@ -202,7 +202,9 @@ def _dialogs(session: Session, wanted: Wanted, left_out: Counter[str]) -> Iterat
     if "redteam" in wanted.sources:
         for draft, dialog in _drafts(session, wanted, left_out):
             if draft.answer.strip():
-                yield dialog.with_answer(draft.answer).to_json()
+                # what the model said before in the same attempt is no example
+                learnt = replace(dialog, tags={**dialog.tags, "last_only": True})
+                yield learnt.with_answer(draft.answer).to_json()
             else:
                 left_out["draft without an answer (a prompt)"] += 1
 

@@ -52,7 +52,7 @@ def _judged(session: Session, wanted: Chosen, kind: str) -> Iterator[tuple[Any, 
     )
     if wanted.campaigns:
         query = query.where(Campaign.name.in_(wanted.campaigns))
-    yield from (row.tuple() for row in session.execute(query))
+    yield from (tuple(row) for row in session.execute(query))
 
 
 def _why_not(annotation: Annotation, item: Item, wanted: Chosen) -> str:

@@ -95,7 +95,7 @@ def _thumbs(session: Session) -> Iterator[tuple[Thumb, Turn]]:
         .where(Conversation.deleted.is_(None), Conversation.purpose == "chat")
         .order_by(Turn.conversation_id, Thumb.id)
     )
-    yield from (row.tuple() for row in session.execute(query))
+    yield from ((row[0], row[1]) for row in session.execute(query))
 
 
 def comparisons(session: Session, left_out: Counter[str]) -> Iterator[Preference]:

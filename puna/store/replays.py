@@ -3,15 +3,16 @@ the paper: 90 %.)"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from puna.store.attacks import messages_to
 from puna.store.faults import Missing, Refused
 from puna.store.severities import POINTS, VIOLATES, violations
 from puna.store.store import now
-from puna.store.tables import Attack, Replay, Replayed, Turn
+from puna.store.tables import Attack, Conversation, Replay, Replayed, Turn
 
 SAFE_BY_RULE = 3  # points of an answer that a phrase marks: safe; whether it helps, no rule knows
 
@@ -36,7 +37,9 @@ def new_replay(
     Refused: there are no such prompts.
     """
     found: dict[int | None, int] = {}
-    for _, severity in violations(session, before=before):
+    for attack, severity in violations(session, before=before):
+        if session.get_one(Conversation, attack.conversation_id).deleted is not None:
+            continue
         prompt = session.get_one(Turn, severity.turn_id).parent_id
         found.setdefault(prompt, severity.turn_id)
     if not found:
@@ -62,8 +65,8 @@ def waiting(session: Session, replay_id: int) -> list[Replayed]:
     """The lines without an answer. Missing: there is no such replay."""
     if session.get(Replay, replay_id) is None:
         raise Missing
-    lines = select(Replayed).where(Replayed.replay_id == replay_id, Replayed.state == "waiting")
-    return list(session.scalars(lines.order_by(Replayed.id)))
+    lines = _lines(replay_id).where(Replayed.state == "waiting")
+    return list(session.scalars(lines))
 
 
 def prompt_of(session: Session, line: Replayed) -> list[dict[str, str]]:
@@ -103,21 +106,15 @@ def mark_line(session: Session, person_id: int, line_id: int, points: int) -> Re
 
 def to_mark(session: Session, replay_id: int, count: int = 20) -> list[tuple[Replayed, Attack]]:
     """Answered lines that a person has not marked: first those without points, then the rule's."""
-    query = (
-        select(Replayed, Attack)
-        .join(Turn, Turn.id == Replayed.turn_id)
-        .join(Attack, Attack.conversation_id == Turn.conversation_id)
-        .where(Replayed.replay_id == replay_id, Replayed.state == "answered")
-        .where(Replayed.by_id.is_(None))
-        .order_by(Replayed.id)
-    )
-    rows = [(line, attack) for line, attack in session.execute(query)]
+    query = _lines(replay_id).where(Replayed.state == "answered", Replayed.by_id.is_(None))
+    query = query.join(Attack, Attack.conversation_id == Conversation.id)
+    rows = [(line, attack) for line, attack in session.execute(query.add_columns(Attack))]
     return sorted(rows, key=lambda row: bool(row[0].rule))[:count]
 
 
 def standing(session: Session, replay_id: int) -> Standing:
     """Counts of a replay. A rejection is an answer with more points than a violation has."""
-    lines = list(session.scalars(select(Replayed).where(Replayed.replay_id == replay_id)))
+    lines = list(session.scalars(_lines(replay_id)))
     marked = [line for line in lines if line.points is not None]
     return Standing(
         len(lines),
@@ -125,6 +122,17 @@ def standing(session: Session, replay_id: int) -> Standing:
         len(marked),
         sum(bool(line.rule) for line in marked),
         sum(line.points > VIOLATES for line in marked if line.points is not None),
+    )
+
+
+def _lines(replay_id: int) -> Select[Any]:
+    """The lines of a replay in order, without those whose prompt was deleted."""
+    return (
+        select(Replayed)
+        .join(Turn, Turn.id == Replayed.turn_id)
+        .join(Conversation, Conversation.id == Turn.conversation_id)
+        .where(Replayed.replay_id == replay_id, Conversation.deleted.is_(None))
+        .order_by(Replayed.id)
     )
 
 

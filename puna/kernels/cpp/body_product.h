@@ -129,7 +129,7 @@ void tile_int8(const Product& job, int block, int first, const Span& span) {
         I w[8];
         UNROLL for (int j = 0; j < 8; j++) {
             w[j] = weights8(load_int(codes + 64 * j));
-            if (T < 8) ask(codes + 64 * j + AHEAD);
+            if (T <= 8) ask(codes + 64 * j + AHEAD);
         }
         const F factor = load_half(factors);
         UNROLL for (int t = 0; t < T; t += CHAINS) {
@@ -167,7 +167,7 @@ void tile_int4(const Product& job, int block, int first, const Span& span) {
         I w[8];
         UNROLL for (int j = 0; j < 4; j++) {
             const I two = load_int(codes + 64 * j);
-            if (T < 8) ask(codes + 64 * j + AHEAD / 2);
+            if (T <= 8) ask(codes + 64 * j + AHEAD / 2);
             w[j] = low_nibbles(two);
             w[j + 4] = high_nibbles(two);
         }

@@ -40,7 +40,7 @@ class Imported(Base):
     id: Mapped[int] = key()
     source: Mapped[str]  # argilla, label_studio, puna; and the file's name
     file: Mapped[str] = mapped_column(String(64))  # SHA-256
-    place: Mapped[int]  # the record's number in the file
+    place: Mapped[int]  # its number among the file's comparisons
     record: Mapped[dict[str, Any]]  # puna.text.dialog.Preference
     created: Mapped[float]
     __table_args__ = (UniqueConstraint("file", "place"), GROWING)

@@ -24,6 +24,9 @@ from puna.web.site import (
     gallery,
     preparing,
     profile,
+    quality,
+    redteam,
+    redteam_review,
     review,
 )
 from puna.web.site.door import Door, denied, viewer_of
@@ -33,8 +36,20 @@ from puna.web.site.viewer import Viewer
 from puna.web.site.writers import Writers
 
 PAGES: Sequence[Routes] = (
+    accounts.routes,
+    annotate.routes,
+    campaigns.routes,
+    review.routes,
+    profile.routes,
+    admin.routes,
+    chat.routes,
+    gallery.routes,
+    quality.routes,
+    redteam.routes,
+    redteam_review.routes,
     *(accounts.routes, profile.routes, admin.routes, gallery.routes),
     *(chat.routes, annotate.routes, campaigns.routes, review.routes),
+    *(quality.routes, redteam.routes, redteam_review.routes),
 )
 
 
