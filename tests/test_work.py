@@ -1,4 +1,4 @@
-"""Work given out and taken in: each item once, quotas, gold, tests, leases, order (W70, W74, W75)."""
+"""Work given out and taken in: each item once, quotas, gold, tests, leases (W70, W74, W75)."""
 
 import threading
 from collections import Counter
