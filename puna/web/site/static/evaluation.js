@@ -138,7 +138,7 @@ function showScale(found) {
       class: "small muted",
       text:
         "Bradley and Terry's model with Davidson's ties by maximum " +
-        "likelihood; 400 points are odds of ten to one, the mean is 1000. Intervals by the bootstrap." +
+        "likelihood; 400 points are odds of ten to one, the mean is 1000. Bootstrap intervals." +
         (found.adjusted
           ? " The games alone leave the scale open, as when a version lost nothing," +
             " so half a win was added to each side of each pair."

@@ -31,7 +31,7 @@ function show({ figures: own, limits }) {
       "Agreement",
       share(agreement?.value),
       agreement
-        ? `of the others chose as you did, on ${agreement.n} shared items: ${estimate(agreement, share)}`
+        ? `of the others chose as you did, of ${agreement.n} items: ${estimate(agreement, share)}`
         : none,
       scale(agreement),
     ),

@@ -207,13 +207,16 @@ const draw = {
         "Annotators",
       ),
     );
-    $(".stated", place).textContent =
-      `A flag is a reason to talk. It is raised from ${limits.cases} judgements` +
-      ` (${limits.gold_cases} gold items) on: gold below ${share(limits.gold)} with its whole interval;` +
-      ` agreement ${share(limits.agreement)} below all pairs of people; left and right unequal at` +
-      ` p < ${limits.position}; the longer answer from ${share(limits.length)} on and more often than the` +
-      ` others; over ${share(limits.fast)} of judgements faster than ${limits.words_per_second} words a` +
-      ` second or ${duration(limits.least_seconds)}; one strength over ${share(limits.same_strength)}.`;
+    const reasons = [
+      `A flag is a reason to talk. It is raised from ${limits.cases} judgements`,
+      `(${limits.gold_cases} gold items) on: gold below ${share(limits.gold)} with its whole`,
+      `interval; agreement ${share(limits.agreement)} below all pairs of people; left and right`,
+      `unequal at p < ${limits.position}; the longer answer from ${share(limits.length)} on and`,
+      `more often than the others; over ${share(limits.fast)} of judgements faster than`,
+      `${limits.words_per_second} words a second or ${duration(limits.least_seconds)}; one`,
+      `strength over ${share(limits.same_strength)}.`,
+    ];
+    $(".stated", place).textContent = reasons.join(" ");
   },
 
   drift(found, place) {
@@ -306,7 +309,7 @@ const draw = {
     $(".stated", place).textContent =
       unit === "tokens"
         ? "Tokens of the tokenizer of the first model that is served here."
-        : "Words, since no model is loaded whose tokenizer could count; the paper's figures are tokens.";
+        : "Words: no model is loaded whose tokenizer could count. The paper's figures are tokens.";
     $("#with-paper").onchange = () => draw.sizes(found, place);
   },
 
@@ -328,7 +331,7 @@ const draw = {
             el("span", {
               class: "badge",
               title: graded(grade),
-              text: `${name}: ${grade > 0 ? "first" : grade < 0 ? "second" : "tie"} ${Math.abs(grade) || ""}`,
+              text: `${name}: ${side(grade)} ${Math.abs(grade) || ""}`,
             }),
           ),
         ),
@@ -361,6 +364,7 @@ const draw = {
   },
 };
 
+const side = (grade) => (grade > 0 ? "first" : grade < 0 ? "second" : "tie");
 const right = (text) => ({ text, number: true });
 const graded = (grade) =>
   `${grade > 0 ? "+" : ""}${grade}: from -4, the second significantly better, to 4, the first`;
