@@ -297,27 +297,6 @@ _table(
     sa.UniqueConstraint("turn_id"),
 )
 _table(
-    "replays",
-    _text("model"),
-    _number("before"),
-    _data("phrases"),
-    _to("by_id", "accounts"),
-    _real("created"),
-)
-_table(
-    "replayed",
-    _to("replay_id", "replays"),
-    _to("turn_id", "turns"),
-    _text("state", 16),
-    _text("answer"),
-    _text("version"),
-    _number("points", nullable=True),
-    _text("rule"),
-    _to("by_id", "accounts", nullable=True),
-    _real("created"),
-    sa.UniqueConstraint("replay_id", "turn_id"),
-)
-_table(
     "tasks",
     _to("item_id", "items"),
     _to("account_id", "accounts"),
