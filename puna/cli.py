@@ -48,8 +48,6 @@ GROUPS = {
     "Chat model": ("sft", "collect", "reward", "rejection", "ppo", "distill", "align"),
     "People": ("export", "import", "agreement"),
     "Use": ("evaluate", "compare", "chat", "serve", "render"),
-    "Use": ("evaluate", "compare", "chat", "serve", "render"),
-    "People": ("export", "import", "agreement"),
     "Weights": ("models", "convert", "quantise"),
 }
 DISK = {  # the user's to mend

@@ -8,7 +8,6 @@ finished run instead of tiny ones that were trained for seconds.
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -52,3 +51,178 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pictures(tmp_path: Path) -> Path:
     """Where pictures go."""
     return Path(os.environ.get("PUNA_PICTURES", tmp_path / "pictures"))
+
+
+def invited(admin: Someone, who: str, role: str) -> str:
+    """The link of an invitation that the admin makes."""
+    page = admin.open("/people")
+    page.locator(f"#invite input[value={role}]").check(force=True)
+    page.get_by_label("For whom").fill(who)
+    page.get_by_role("button", name="Make a link").click()
+    link: str = page.locator("dialog #link").input_value()
+    page.get_by_role("button", name="Done").click()
+    return link
+
+
+def begun(admin: Someone) -> str:
+    """A campaign that the admin makes, with a test, and prompts that the engine answers ahead."""
+    page = admin.open("/campaigns/new")
+    page.locator("input[name=kind][value=preference]").check(force=True)
+    page.get_by_label("Name").fill("The cafe, first week")
+    page.get_by_label("People for each item").fill("2")
+    page.get_by_label("Pass mark of the test").fill("50")
+    page.get_by_label("Gold items").fill("0")
+    page.get_by_label("Longest conversation").fill("1")
+    for place, temperature in enumerate(("0.7", "1")):
+        row = page.locator(".variant").nth(place)
+        row.locator("[data-part=model]").fill("first")
+        row.locator("[data-part=temperature]").fill(temperature)
+        row.locator("[data-part=max_tokens]").fill("40")
+    admin.picture("campaign-new")
+    page.get_by_role("button", name="Create campaign").click()
+    page.wait_for_url(re.compile(r"/campaigns/\d+$"))
+    path = page.url.removeprefix(admin.base)
+    page.get_by_role("tab", name="Add items").click()
+    page.locator("input[name=for][value=qualification]").check(force=True)
+    for prompt, first, second, better in TEST:
+        page.locator("#b-prompt").fill(prompt)
+        page.locator("#b-first").fill(first)
+        page.locator("#b-second").fill(second)
+        page.locator(f"#b-chosen input[value='{better}']").check(force=True)
+        page.get_by_role("button", name="Put on the list").click()
+    admin.picture("campaign-items")
+    page.get_by_role("button", name="Store 2 items").click()
+    page.locator("#result").get_by_text("2 items").wait_for()
+    page.locator("input[name=for][value=normal]").check(force=True)
+    page.locator("#text").fill("\n".join(PROMPTS))
+    page.get_by_role("button", name="Add a batch").click()
+    page.locator("#result").get_by_text("12 items").wait_for()
+    page.get_by_role("button", name="Open").click()
+    return path
+
+
+def judged(who: Someone, campaign: str, strength: dict[str, str]) -> None:
+    """The test and the twelve items, by keyboard; the better one is the longer, mostly."""
+    page = who.open(campaign.replace("/campaigns/", "/annotate/"))
+    done = 0
+    while done < len(TEST) + len(PROMPTS):
+        page.locator("#task").wait_for()
+        before = page.locator("#pair").inner_text()
+        first, second = (page.locator("#pair .answer").nth(n).inner_text() for n in (0, 1))
+        left = "Yes," in first or "window" in first or len(first) > len(second)
+        if done == len(TEST) + 1:
+            page.keyboard.press("m")
+            page.locator("#comment").fill("Both are a little short.")
+            page.locator("#comment").press("Escape")
+        page.keyboard.press(strength["left" if left else "right"])
+        if done == len(TEST) + 1:
+            who.picture(f"annotate-{who.name.lower()}")
+        page.keyboard.press("b")
+        if page.locator("#task").is_visible() and page.locator("#pair").inner_text() == before:
+            page.keyboard.press("Enter")
+        done += 1
+        page.wait_for_function(
+            "before => document.querySelector('#pair').innerText !== before"
+            " || document.querySelector('#task').hidden",
+            arg=before,
+        )
+    page.locator("#nothing").wait_for()
+
+
+def learnt(run: Path, judgements: Path, folder: Path) -> Path:
+    """A reward model from the judgements, and the next version that it picks answers for."""
+    sizes = ["--batch_size=4", "--micro_tokens=1024", "--optim.warmup=1"]
+    chat = run / "sft" / "checkpoint"
+    puna(
+        "reward",
+        f"--run={folder}/helpfulness",
+        f"--model={chat}",
+        f"--preferences={judgements}",
+        *sizes,
+    )
+    safety = run / "v1" / "safety" / "checkpoint"
+    tuning = ["--tuning.epochs=1", "--tuning.batch_size=4", "--tuning.micro_batch_size=2"]
+    sampling = ["--samples=2", "--temperatures=0.8", "--sweep_prompts=2", "--prompt_count=8"]
+    puna(
+        "rejection",
+        *(f"--run={folder}/rejection", f"--base={chat}", f"--model={chat}"),
+        *(f"--helpfulness={folder}/helpfulness/checkpoint", f"--safety={safety}"),
+        *(f"--prompts={run}/prepare/prompts.jsonl", "--max_tokens=24", "--tuning.seq_len=256"),
+        *sampling,
+        *tuning,
+    )
+    return folder / "rejection" / "checkpoint"
+
+
+def compared(who: Someone) -> None:
+    """A question to two versions side by side, one of them chosen; then a thumb with a rewrite."""
+    page = who.open("/chat")
+    page.locator("#model-a").select_option("first")
+    page.get_by_role("button", name="Compare").click()
+    page.locator("#open-settings").click()
+    page.get_by_label("Model", exact=True).last.select_option("second")
+    who.picture("chat-settings")
+    page.locator("#text").fill("What does a latte cost?")
+    page.keyboard.press("Enter")
+    page.locator(".verdict").wait_for(timeout=60_000)
+    who.picture("chat-compare")
+    page.get_by_role("button", name="right: better", exact=True).click()
+    page.locator(".verdict").wait_for(state="detached")
+    page.get_by_role("button", name="Compare").click()
+    page.locator("#text").fill("And a tea?")
+    page.keyboard.press("Enter")
+    page.locator("article.assistant").nth(1).get_by_role("button", name="A bad answer").click()
+    page.get_by_label("How it should have been answered").fill("A tea is two euros fifty.")
+    who.picture("chat-thumb")
+    page.get_by_role("button", name="Send", exact=True).last.click()
+    page.locator("dialog").first.wait_for(state="detached")
+    who.picture("chat")
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    """The records of a JSON Lines file."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_people_judge_a_model_and_the_next_one_learns_from_it(
+    chromium: object, run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    store, first = tmp_path / "puna.db", f"first={run / 'sft' / 'checkpoint'}"
+    with served(store, first) as server:
+        link = server.wait_for(r"(http://\S+)/welcome#(\S+)")
+        base = link[1]
+        server.wait_for("ready")
+        admin = someone(chromium, "Rita", base, pictures)
+        admin.come_in(link[0])
+        admin.picture("home")
+        links = {name: invited(admin, name, "annotator") for name in ("Ana", "Ben")}
+        admin.picture("people")
+        campaign = begun(admin)
+        people = [someone(chromium, name, base, pictures) for name in links]
+        for who, keys in zip(
+            people, ({"left": "1", "right": "0"}, {"left": "2", "right": "9"}), strict=True
+        ):
+            who.come_in(links[who.name])
+            judged(who, campaign, keys)
+            who.open("/annotate")
+            who.picture("annotate")
+        admin.open(campaign)
+        admin.picture("campaign")
+        page = admin.open("/quality")
+        page.locator("#agreement").get_by_text("AC2").first.wait_for()
+        admin.picture("quality")
+        port = int(base.rpartition(":")[2])
+
+    out = tmp_path / "judged.jsonl"
+    puna("export", "preferences", f"--store={store}", f"--out={out}")
+    found = rows(out)
+    assert {row["annotator"] for row in found} and len(found) > len(PROMPTS)
+    second = f"second={learnt(run, out, tmp_path / 'learnt')}"
+    with served(store, first, second, port=port) as server:
+        server.wait_for("ready; try it")
+        compared(people[0])
+    puna("export", "preferences", f"--store={store}", f"--out={tmp_path / 'again.jsonl'}")
+    talked = [row for row in rows(tmp_path / "again.jsonl") if row not in found]
+    assert [row["chosen"][0]["content"] for row in talked if "euros fifty" in str(row)]
+    assert len(talked) == 2  # the choice between two versions, and the rewrite
+    assert [who.faults for who in (admin, *people)] == [[], [], []]

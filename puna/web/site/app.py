@@ -36,6 +36,17 @@ from puna.web.site.viewer import Viewer
 from puna.web.site.writers import Writers
 
 PAGES: Sequence[Routes] = (
+    accounts.routes,
+    annotate.routes,
+    campaigns.routes,
+    review.routes,
+    profile.routes,
+    admin.routes,
+    chat.routes,
+    gallery.routes,
+    quality.routes,
+    redteam.routes,
+    redteam_review.routes,
     *(accounts.routes, profile.routes, admin.routes, gallery.routes),
     *(chat.routes, annotate.routes, campaigns.routes, review.routes),
     *(quality.routes, redteam.routes, redteam_review.routes),
