@@ -91,9 +91,6 @@ def _empty_attacks(session: Session, account_id: int, counts: Counter[str]) -> N
     own = or_(Draft.severity_id.in_(severities), Draft.account_id == account_id)
     counts["drafts"] += _change(session, update(Draft).where(own).values(**emptied))
     _change(session, update(Severity).where(Severity.attack_id.in_(attacks)).values(note=""))
-    talks = select(Attack.conversation_id).where(Attack.account_id == account_id)
-    turns = select(Turn.id).where(Turn.conversation_id.in_(talks))
-    _change(session, update(Replayed).where(Replayed.turn_id.in_(turns)).values(answer=""))
     counts["attacks"] += session.scalar(select(func.count()).select_from(attacks.subquery())) or 0
 
 

@@ -18,12 +18,14 @@ from puna.store.tables import (
     Base,
     Choice,
     Conversation,
+    Desk,
     Draft,
     Erasure,
     Invite,
     Item,
     Login,
     Qualification,
+    Replayed,
     Review,
     Severity,
     Task,
@@ -44,16 +46,21 @@ OWN: dict[str, tuple[type[Base], str]] = {
     "own_items": (Item, "only_id"),
     "tasks": (Task, "account_id"),
     "annotations": (Annotation, "account_id"),
+    "reviewing": (Desk, "account_id"),
     "reviews": (Review, "account_id"),
     "qualifications": (Qualification, "account_id"),
     "attacks": (Attack, "account_id"),
     "severities": (Severity, "account_id"),
+    "replayed_marked": (Replayed, "by_id"),
     "drafts": (Draft, "account_id"),
     "drafts_approved": (Draft, "by_id"),
     "erasures": (Erasure, "account_id"),
 }
 # tables that name a person for what belongs to all, or hold answers that are kept elsewhere too
-OTHERS = {("campaigns", "by_id"), ("snapshots", "by_id"), ("replies", "account_id")}
+OTHERS = {
+    *(("campaigns", "by_id"), ("batches", "by_id"), ("replays", "by_id"), ("snapshots", "by_id")),
+    ("replies", "account_id"),
+}
 SECRET = frozenset({"sha256", "csrf", "password", "expected"})
 
 

@@ -81,11 +81,15 @@ def check_password(password: str, name: str) -> None:
     text = normal(password)
     if not SHORTEST <= len(text) <= LONGEST:
         raise Refused("password", f"expected {SHORTEST} to {LONGEST} characters")
-    rest = folded(text).replace(folded(name), "") if name else folded(text)
-    if len(rest) < 4:
+    own = _letters(name)
+    if own and len(_letters(text).replace(own, "")) < 4:
         raise Refused("password", "is little more than the name")
     if _common(folded(text)):
         raise Refused("password", "is one of those that are tried first")
+
+
+def _letters(text: str) -> str:
+    return "".join(character for character in folded(text) if character.isalnum())
 
 
 def _common(text: str) -> bool:

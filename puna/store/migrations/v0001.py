@@ -143,6 +143,14 @@ _table(
     _real("ended", nullable=True),
 )
 _table(
+    "replays",
+    _text("model"),
+    _number("before"),
+    _data("phrases"),
+    _to("by_id", "accounts"),
+    _real("created"),
+)
+_table(
     "replies",
     _to("account_id", "accounts"),
     _text("key", 64),
@@ -158,6 +166,7 @@ _table(
     _data("settings"),
     _number("rows"),
     _text("sha256", 64),
+    _number("erasure_id"),
     _to("by_id", "accounts", nullable=True),
     _real("created"),
 )
@@ -172,6 +181,7 @@ _table(
     _text("model"),
     _real("seconds"),
     _real("running", nullable=True),
+    _real("acted"),
     _real("started"),
     _real("ended", nullable=True),
 )
@@ -179,6 +189,9 @@ _table(
     "batches",
     _to("campaign_id", "campaigns"),
     _number("number"),
+    _text("source"),
+    _data("left_out"),
+    _to("by_id", "accounts", nullable=True),
     _real("created"),
     sa.UniqueConstraint("campaign_id", "number"),
 )
@@ -221,6 +234,7 @@ _table(
     _text("purpose", 16),
     _text("state", 16),
     _data("dialog"),
+    _text("digest", 64),
     _data("answers"),
     _data("expected"),
     _text("category"),
@@ -229,7 +243,21 @@ _table(
     _to("only_id", "accounts", nullable=True),
     _text("failure"),
     _real("created"),
-    sa.Index("ix_items_open", "campaign_id", "state", "purpose", "id"),
+    sa.Index("ix_items_digest", "campaign_id", "digest"),
+    sa.Index("ix_items_open", "campaign_id", "state", "purpose", "taken", "id"),
+)
+_table(
+    "replayed",
+    _to("replay_id", "replays"),
+    _to("turn_id", "turns"),
+    _text("state", 16),
+    _text("answer"),
+    _text("version"),
+    _number("points", nullable=True),
+    _text("rule"),
+    _to("by_id", "accounts", nullable=True),
+    _real("created"),
+    sa.UniqueConstraint("replay_id", "turn_id"),
 )
 _table(
     "severities",
@@ -255,15 +283,18 @@ _table(
 _table(
     "drafts",
     _to("severity_id", "severities", nullable=True),
+    _to("turn_id", "turns"),
     _to("account_id", "accounts"),
     _data("dialog"),
     _text("answer"),
     _text("state", 16),
     _text("risk", 64),
     _text("vector", 64),
+    _text("reason"),
     _to("by_id", "accounts", nullable=True),
     _real("created"),
     _real("changed"),
+    sa.UniqueConstraint("turn_id"),
 )
 _table(
     "tasks",
@@ -276,6 +307,7 @@ _table(
     _real("ended", nullable=True),
     _text("reason"),
     sa.UniqueConstraint("item_id", "account_id"),
+    sa.Index("ix_tasks_leased", "state", "expires"),
 )
 _table(
     "annotations",
@@ -297,6 +329,12 @@ _table(
     sa.Index("ix_annotations_counted", "campaign_id", "undone", "review"),
 )
 _table(
+    "desks",
+    _to("annotation_id", "annotations", index=False, unique=True),
+    _to("account_id", "accounts"),
+    _real("expires"),
+)
+_table(
     "reviews",
     _to("annotation_id", "annotations"),
     _to("account_id", "accounts"),
@@ -304,6 +342,8 @@ _table(
     _text("note"),
     _data("before"),
     _real("created"),
+    _real("undone", nullable=True),
+    _real("seen", nullable=True),
 )
 
 

@@ -13,6 +13,7 @@ from puna.errors import InputError
 from puna.store import people
 from puna.store.faults import Unavailable
 from puna.store.store import open_store
+from puna.web.guard import HOST
 from puna.web.service import Service
 from puna.web.site.door import LOOPBACK
 from puna.web.site.proxies import networks
@@ -30,7 +31,8 @@ def check_origin(host: str, local: bool, origin: str, single_user: bool) -> None
         return
     parts = urlsplit(origin)
     name = host_of(origin)
-    whole = f"{parts.scheme}://{parts.netloc}" == origin and origin == origin.lower() and name
+    whole = f"{parts.scheme}://{parts.netloc}" == origin and origin == origin.lower()
+    whole = whole and HOST.fullmatch(parts.netloc) is not None
     if not whole or not (parts.scheme == "https" or (parts.scheme == "http" and name in LOOPBACK)):
         raise InputError(
             f"origin: {origin!r}, expected https://NAME or http://localhost:PORT, in small letters "

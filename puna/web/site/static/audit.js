@@ -38,7 +38,7 @@ function row(line) {
     el("td", {}, el("span", { text: line.action.replaceAll("_", " "),
       class: /denied|failed/.test(line.action) ? "badge warn" : "badge" })),
     el("td", {}, el("bdi", { text: [line.object, detail].filter(Boolean).join(" · ") })),
-    el("td", { class: "mono", text: line.address }));
+    el("td", {}, el("span", { class: "mono", text: line.address })));
 }
 
 const tell = (error) => toast(error.message, "bad");

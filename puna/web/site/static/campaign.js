@@ -231,7 +231,7 @@ function choose(name) {
     tab.tabIndex = chosen ? 0 : -1;
     $(`#${tab.getAttribute("aria-controls")}`).hidden = !chosen;
   }
-  history.replaceState(null, "", name === "progress" ? location.pathname : `#${name}`);
+  history.replaceState(null, "", name === "progress" ? location.pathname : `#to-${name}`);
   if (name === "items") items();
 }
 
@@ -275,7 +275,6 @@ $("[role=tablist]").addEventListener("keydown", (event) => {
 for (const name of ["state", "purpose", "batch"]) $(`#${name}`).addEventListener("change", () => items());
 $("#more").addEventListener("click", () => items(true));
 addEventListener("visibilitychange", () => document.hidden || load());
-if (tabs.some((tab) => tab.getAttribute("aria-controls") === location.hash.slice(1))) {
-  choose(location.hash.slice(1));
-}
+const asked = location.hash.replace("#to-", "");
+if (tabs.some((tab) => tab.getAttribute("aria-controls") === asked)) choose(asked);
 load();

@@ -243,6 +243,7 @@ function begin({ conversation, asked, answers }) {
   const roots = made.map((one) => one.root);
   turns.append(roots.length === 2 ? el("div", { class: "beside" }, roots) : roots[0]);
   follow = true;
+  if (conversation) list.load();
   say("The machine is writing.");
   keepUp();
 }

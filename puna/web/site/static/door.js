@@ -1,6 +1,6 @@
 // Coming in: by name and password, or by a link.
 
-import { $, api } from "./puna.js";
+import { $, $$, api } from "./puna.js";
 
 const login = $("#login");
 const welcome = $("#welcome");
@@ -19,8 +19,8 @@ const ROLES = {
 /** Send a form; faults stand beside their field. -> whether it worked */
 async function sent(form, path, body) {
   const button = $("button.primary", form);
-  for (const place of [...form.querySelectorAll(".error")]) place.textContent = "";
-  for (const input of form.querySelectorAll("[aria-invalid]")) input.removeAttribute("aria-invalid");
+  for (const place of $$(".error", form)) place.textContent = "";
+  for (const input of $$("[aria-invalid]", form)) input.removeAttribute("aria-invalid");
   button.setAttribute("aria-busy", "true");
   button.disabled = true;
   try {
@@ -28,7 +28,7 @@ async function sent(form, path, body) {
     return true;
   } catch (error) {
     const place = error.param && $(`#${CSS.escape(error.param)}-fault`, form);
-    (place || $("#fault", form)).textContent = error.message;
+    (place || $("#fault", form)).textContent = error.message.replace(`${error.param}: `, "");
     const input = form.elements[place ? error.param : "password"];
     if (place) input.setAttribute("aria-invalid", "true");
     input.select();

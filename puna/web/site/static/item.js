@@ -24,7 +24,7 @@ function show(item) {
   const expected = item.expected.chosen;
   root.replaceChildren(...[
     talk(item.messages),
-    item.answers.length ? pair(item.answers, undefined, expected) : null,
+    item.answers.length ? pair(item.answers, undefined, { expected }) : null,
     item.failure ? el("p", { class: "panel bad", text: item.failure }) : null,
     el("h2", { text: "Judgements" }),
     judged.length ? el("div", { class: "scroll" }, el("table", { class: "data" },

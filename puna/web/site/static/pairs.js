@@ -23,15 +23,14 @@ export function talk(messages) {
       html(el("div", { class: "answer" }), made))));
 }
 
-function about(answer) {
-  const told = [answer.model, answer.temperature === null || answer.temperature === undefined
-    ? null : `temperature ${answer.temperature}`,
-  answer.finish === "length" ? "cut off" : null].filter(Boolean);
-  return told.join(", ");
+function about(answer, blind) {
+  const heat = answer.temperature ?? null;
+  const who = blind ? [] : [answer.model, heat === null ? "" : `temperature ${heat}`];
+  return [...who, answer.finish === "length" ? "cut off" : ""].filter(Boolean).join(", ");
 }
 
-/** Two answers side by side; `chosen` is marked. */
-export function pair(answers, chosen, expected) {
+/** Two answers side by side; `chosen` is marked. blind: not which model wrote them. */
+export function pair(answers, chosen, { expected, blind = false } = {}) {
   return el("div", { class: "pair" }, answers.map((answer, place) =>
     el("section", { class: `card${place === chosen ? " chosen" : ""}`,
       "aria-label": `Answer ${LETTERS[place]}` },
@@ -40,7 +39,7 @@ export function pair(answers, chosen, expected) {
       place === chosen ? el("span", { class: "badge info", text: "chosen" }) : null,
       place === expected ? el("span", { class: "badge good", text: "expected" }) : null),
     html(el("div", { class: "answer" }), answer.html),
-    about(answer) ? el("p", { class: "muted small", text: about(answer) }) : null)));
+    about(answer, blind) ? el("p", { class: "muted small", text: about(answer, blind) }) : null)));
 }
 
 /** What somebody judged, in words. */

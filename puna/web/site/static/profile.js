@@ -8,7 +8,8 @@ const erasing = $("#erasing");
 /** Show what the server says of a form beside the field that it names. */
 function faulty(form, error) {
   const known = error.param && $(`[data-fault=${CSS.escape(error.param)}]`, form);
-  (known || $('[data-fault=""]', form)).textContent = error.message;
+  (known || $('[data-fault=""]', form)).textContent =
+    error.message.replace(`${error.param}: `, "");
 }
 
 function clear(form) {

@@ -68,14 +68,15 @@ function judged() {
 
 function show() {
   const focused = document.activeElement?.name;
-  const chosen = evaluated() ? [undefined, 0, 1].at(Math.sign(-now("rating")) === 0 ? 0
-    : now("rating") > 0 ? 1 : 2) : now("chosen");
+  const rating = now("rating");
+  const chosen = evaluated() ? (rating ? Number(rating < 0) : undefined) : now("chosen");
   root.replaceChildren(
     el("div", { class: "panel why spread", data: { why: one.why } },
       el("span", { text: WHYS[one.why] }),
       el("a", { href: `/campaigns/${one.campaign.id}/items/${one.item}`, class: "small",
         text: `${one.campaign.name}, item ${one.item}` })),
-    talk(one.messages), pair(one.answers, chosen, one.expected.chosen), judged());
+    talk(one.messages), pair(one.answers, chosen, { expected: one.expected.chosen, blind: true }),
+    judged());
   if (focused) $(`[name="${focused}"]:checked`)?.focus();
   const changed = Object.keys(changes).length > 0;
   $("#approve").firstElementChild.textContent = changed ? "Save the correction" : "Approve";
