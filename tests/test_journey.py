@@ -101,6 +101,12 @@ def begun(admin: Someone) -> str:
     return path
 
 
+def merit(answer: str) -> tuple[bool, bool, int]:
+    """How good an answer looks to somebody in a hurry."""
+    text = answer.partition("\n")[2] or answer
+    return ("not sure" not in text and "Go away" not in text, "Yes," in text, len(text))
+
+
 def judged(who: Someone, campaign: str, strength: dict[str, str]) -> None:
     """The test and the twelve items, by keyboard; the better one is the longer, mostly."""
     page = who.open(campaign.replace("/campaigns/", "/annotate/"))
@@ -109,7 +115,9 @@ def judged(who: Someone, campaign: str, strength: dict[str, str]) -> None:
         page.locator("#task").wait_for()
         before = page.locator("#pair").inner_text()
         first, second = (page.locator("#pair .answer").nth(n).inner_text() for n in (0, 1))
-        left = "Yes," in first or "window" in first or len(first) > len(second)
+        left = merit(first) > merit(second)
+        if done % 5 == 4:  # people differ now and then
+            left = left if strength["left"] == "1" else not left
         if done == len(TEST) + 1:
             page.keyboard.press("m")
             page.locator("#comment").fill("Both are a little short.")
@@ -141,8 +149,13 @@ def learnt(run: Path, judgements: Path, folder: Path) -> Path:
         *sizes,
     )
     safety = run / "v1" / "safety" / "checkpoint"
-    tuning = ["--tuning.epochs=1", "--tuning.batch_size=4", "--tuning.micro_batch_size=2"]
-    sampling = ["--samples=2", "--temperatures=0.8", "--sweep_prompts=2", "--prompt_count=8"]
+    tuning = [
+        "--tuning.optim.warmup=1",
+        "--tuning.epochs=2",
+        "--tuning.batch_size=4",
+        "--tuning.micro_batch_size=2",
+    ]
+    sampling = ["--samples=2", "--temperatures=0.8", "--sweep_prompts=2", "--prompt_count=16"]
     puna(
         "rejection",
         *(f"--run={folder}/rejection", f"--base={chat}", f"--model={chat}"),
@@ -159,7 +172,6 @@ def compared(who: Someone) -> None:
     page = who.open("/chat")
     page.locator("#model-a").select_option("first")
     page.get_by_role("button", name="Compare").click()
-    page.locator("#open-settings").click()
     page.get_by_label("Model", exact=True).last.select_option("second")
     who.picture("chat-settings")
     page.locator("#text").fill("What does a latte cost?")
