@@ -1,7 +1,6 @@
 """Every page as a browser sees it: light, quiet, of its own host, and usable by everybody."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
