@@ -171,7 +171,7 @@ def compared(who: Someone) -> None:
     """A question to two versions side by side, one of them chosen; then a thumb with a rewrite."""
     page = who.open("/chat")
     page.locator("#model-a").select_option("first")
-    page.get_by_role("button", name="Compare").click()
+    page.locator("#compare").click()
     page.get_by_label("Model", exact=True).last.select_option("second")
     who.picture("chat-settings")
     page.locator("#text").fill("What does a latte cost?")
@@ -180,7 +180,7 @@ def compared(who: Someone) -> None:
     who.picture("chat-compare")
     page.get_by_role("button", name="right: better", exact=True).click()
     page.locator(".verdict").wait_for(state="detached")
-    page.get_by_role("button", name="Compare").click()
+    page.locator("#compare").click()
     page.locator("#text").fill("And a tea?")
     page.keyboard.press("Enter")
     page.locator("article.assistant").nth(1).get_by_role("button", name="A bad answer").click()
