@@ -178,7 +178,7 @@ def compared(who: Someone) -> None:
     page.keyboard.press("Enter")
     page.locator(".verdict").wait_for(timeout=60_000)
     who.picture("chat-compare")
-    page.get_by_role("button", name="right: better", exact=True).click()
+    page.get_by_role("button", name="second: better", exact=True).click()
     page.locator(".verdict").wait_for(state="detached")
     page.locator("#compare").click()
     page.locator("#text").fill("And a tea?")
