@@ -228,12 +228,6 @@ def test_a_used_up_quota_and_a_closed_campaign_are_a_conflict(session: Session) 
         begun(session, who=2)
 
 
-def test_a_campaign_with_a_test_waits_until_it_is_passed(session: Session) -> None:
-    session.get_one(Campaign, 1).pass_mark = 0.8
-    with pytest.raises(Conflict, match="qualification"):
-        begun(session)
-
-
 def test_a_message_that_is_sent_twice_is_said_once(session: Session) -> None:
     attack = begun(session)
     attacks.say(session, 1, attack.id, 0, "How?")

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from puna.store.faults import Conflict, Missing, Refused
 from puna.store.store import now
-from puna.store.tables import Attack, Batch, Campaign, Conversation, Qualification, Turn
+from puna.store.tables import Attack, Campaign, Conversation, Turn
 
 BEAT_SECONDS = 45.0  # at most so much is counted between two signs of life
 IDLE_SECONDS = 300.0  # without an action of the person, until the timer stands
@@ -48,24 +48,20 @@ def open_campaigns(session: Session) -> list[Campaign]:
     return list(session.scalars(found.order_by(Campaign.id.desc())))
 
 
-def round_of(session: Session, campaign: Campaign) -> int:
-    """The round that a campaign is in: as its settings say, else its newest batch, else 1."""
-    if "round" in campaign.settings:
-        return int(campaign.settings["round"])
-    newest = select(func.max(Batch.number)).where(Batch.campaign_id == campaign.id)
-    return session.scalar(newest) or 1
+def round_of(campaign: Campaign) -> int:
+    """The round that a campaign is in, as its settings say."""
+    return int(campaign.settings.get("round", 1))
 
 
 def start(session: Session, person_id: int, campaign_id: int, risk: str, vector: str) -> Attack:
     """A new attempt, its timer running. One without a message in the same cell is taken up again.
 
-    Refused: the campaign has no such cell. Conflict: closed, not qualified, quota used up.
+    Refused: the campaign has no such cell. Conflict: closed, quota used up.
     """
     campaign = _open_campaign(session, campaign_id)
     for field, value in (("risk", risk), ("vector", vector)):
         if value not in campaign.settings.get(f"{field}s", ()):
             raise Refused(field, f"{value!r} is none of the campaign's {field}s")
-    _check_qualified(session, campaign, person_id)
     own = select(Attack).where(Attack.account_id == person_id, Attack.campaign_id == campaign_id)
     attacks = list(session.scalars(own.order_by(Attack.id)))
     for attack in attacks:
@@ -80,7 +76,7 @@ def start(session: Session, person_id: int, campaign_id: int, risk: str, vector:
         campaign_id=campaign_id,
         account_id=person_id,
         conversation_id=talk.id,
-        round=round_of(session, campaign),
+        round=round_of(campaign),
         risk=risk,
         vector=vector,
         model=talk.model,
@@ -266,18 +262,6 @@ def _open_campaign(session: Session, campaign_id: int) -> Campaign:
     if campaign.state != "open":
         raise Conflict("this campaign is closed")
     return campaign
-
-
-def _check_qualified(session: Session, campaign: Campaign, person_id: int) -> None:
-    if campaign.pass_mark <= 0:
-        return
-    passed = select(Qualification).where(
-        Qualification.campaign_id == campaign.id,
-        Qualification.account_id == person_id,
-        Qualification.passed.is_(True),
-    )
-    if session.scalars(passed).first() is None:
-        raise Conflict("pass the campaign's qualification test first")
 
 
 def _variant(campaign: Campaign, attacks: list[Attack]) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def _overview(session: Session, viewer_id: int, number: int | None) -> dict[str,
     done = coverage.work(session, campaign.id)
     cells = coverage.matrix(campaign, done)
     return found | {
-        "campaign": _campaign(session, campaign),
+        "campaign": _campaign(campaign),
         "cells": [cell.to_json() for cell in cells],
         "suggested": [[c.risk, c.vector] for c in coverage.suggestions(cells)],
         "attempts": [
@@ -173,11 +173,11 @@ def _overview(session: Session, viewer_id: int, number: int | None) -> dict[str,
     }
 
 
-def _campaign(session: Session, campaign: Campaign) -> dict[str, Any]:
+def _campaign(campaign: Campaign) -> dict[str, Any]:
     return {
         "id": campaign.id,
         "name": campaign.name,
-        "round": attacks.round_of(session, campaign),
+        "round": attacks.round_of(campaign),
         "risks": campaign.settings["risks"],
         "vectors": campaign.settings["vectors"],
         "guidelines": rendered(campaign.guidelines),
