@@ -4,6 +4,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -12,13 +13,15 @@ from puna.store.rules import Rules, Variant, defaults
 from puna.store.store import Store, now
 from puna.store.tables import Annotation, Item, Task
 
+# for tests whose SQL is plain: one database is enough
+ON_SQLITE = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+
 
 def rules(name: str = "Round", **changes: Any) -> Rules:
     """Rules of a preference campaign with two settings of the model "tiny"."""
     variants = [Variant("tiny", 0.6, 0.9, 32), Variant("tiny", 1.0, 0.9, 32)]
-    return replace(
-        defaults("preference", "helpfulness", "tiny"), name=name, variants=variants, **changes
-    )
+    changes = {"variants": variants} | changes
+    return replace(defaults("preference", "helpfulness", "tiny"), name=name, **changes)
 
 
 def made(store: Store, by: int, *, state: str = "draft", **changes: Any) -> int:
@@ -54,7 +57,8 @@ def judge(
     )
     session.add(task)
     session.flush()
-    row = {"strength": "better", "swapped": False, "comment": "", "seconds": 12.0} | fields
+    row = {"strength": "better", "swapped": False, "comment": "", "seconds": 12.0}
+    row |= {"review": "pending"} | fields
     annotation = Annotation(
         task_id=task.id,
         item_id=item_id,
@@ -63,7 +67,6 @@ def judge(
         account_id=account,
         chosen=chosen,
         created=now(),
-        review="pending",
         **row,
     )
     session.add(annotation)

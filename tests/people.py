@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from puna.store.store import now
@@ -67,6 +68,15 @@ class Work:
         self.batch = Batch(campaign_id=self.campaign.id, number=1, created=now())
         self.session.add(self.batch)
         self.session.flush()
+
+    @classmethod
+    def found(cls, session: Session) -> "Work":
+        """The one campaign of a store, with its one batch."""
+        work = cls.__new__(cls)
+        work.session = session
+        work.campaign = session.scalars(select(Campaign)).one()
+        work.batch = session.scalars(select(Batch)).one()
+        return work
 
     def item(
         self,

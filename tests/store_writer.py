@@ -9,12 +9,10 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from puna.store.once import once
 from puna.store.store import Store, open_store
-from puna.store.tables import Batch, Campaign
 from tests.people import Work
 
 WRITERS = 3
@@ -24,10 +22,7 @@ def judgement(session: Session, writer: int, key: str) -> Callable[[], dict[str,
     """A judgement in rows of three tables."""
 
     def judge() -> dict[str, Any]:
-        work = Work.__new__(Work)
-        work.session = session
-        work.campaign = session.scalars(select(Campaign)).one()
-        work.batch = session.scalars(select(Batch)).one()
+        work = Work.found(session)
         made = work.judge(work.item(f"Which tea, {key}?"), writer, comment=key)
         return {"id": made.id}
 

@@ -14,7 +14,7 @@ from puna.store.rules import AIMS, KINDS, Variant, check, defaults
 from puna.store.store import Store, now
 from puna.store.tables import Audit, Item, Qualification
 from puna.text.tokenizer import Tokenizer
-from tests.campaigns import item_ids, judge, made, rules, upload
+from tests.campaigns import ON_SQLITE, item_ids, judge, made, rules, upload
 from tests.pages import add_account, serving_pages
 
 PAIR = {"prompt": "Why?", "answers": ["right", "wrong"], "chosen": 0}
@@ -131,10 +131,10 @@ def test_a_campaign_opens_when_it_has_what_its_rules_need(store: Store, ada: int
     with pytest.raises(Refused, match="state: the campaign has no items"):
         become(store, ada, campaign, "open")
     upload(store, ada, campaign, "a prompt")
-    with pytest.raises(Refused, match="pass_mark: is 0.8, but no item belongs to the test"):
+    with pytest.raises(Refused, match=r"pass_mark: is 0\.8, but no item belongs to the test"):
         become(store, ada, campaign, "open")
     upload(store, ada, campaign, json.dumps(PAIR), purpose="qualification")
-    with pytest.raises(Refused, match="gold_share: is 0.1, but there is no gold item"):
+    with pytest.raises(Refused, match=r"gold_share: is 0\.1, but there is no gold item"):
         become(store, ada, campaign, "open")
     upload(store, ada, campaign, json.dumps(PAIR), purpose="gold")
     become(store, ada, campaign, "open")
@@ -151,10 +151,12 @@ def test_a_campaign_opens_when_it_has_what_its_rules_need(store: Store, ada: int
         ]
 
 
+@ON_SQLITE
 def test_a_campaign_of_own_prompts_opens_without_items(store: Store, ada: int) -> None:
     become(store, ada, made(store, ada, own_prompts=True), "open")
 
 
+@ON_SQLITE
 def test_a_red_team_campaign_has_no_items_and_opens_without(store: Store, ada: int) -> None:
     cells = {"risks": ["fraud"], "vectors": ["role play"], "round": 1}
     campaign = made(store, ada, kind="redteam", settings=cells)
@@ -163,6 +165,7 @@ def test_a_red_team_campaign_has_no_items_and_opens_without(store: Store, ada: i
     become(store, ada, campaign, "open")
 
 
+@ON_SQLITE
 def test_kind_and_aim_are_fixed_by_the_first_item(store: Store, ada: int) -> None:
     campaign = made(store, ada)
     edit(store, ada, campaign, aim="safety")
@@ -176,6 +179,7 @@ def test_kind_and_aim_are_fixed_by_the_first_item(store: Store, ada: int) -> Non
     edit(store, ada, campaign, variants=[Variant("new", 0.5), Variant("new", 1.0)])
 
 
+@ON_SQLITE
 def test_the_variants_of_an_evaluation_are_fixed_by_the_first_judgement(
     store: Store, ada: int
 ) -> None:
@@ -191,6 +195,7 @@ def test_the_variants_of_an_evaluation_are_fixed_by_the_first_judgement(
     edit(store, ada, campaign, quota=5, variants=[Variant("v1"), Variant("v2")])
 
 
+@ON_SQLITE
 def test_the_pass_mark_is_fixed_by_the_first_test(store: Store, ada: int) -> None:
     campaign, ben = made(store, ada, pass_mark=0.8), add_account(store, "Ben")
     edit(store, ada, campaign, pass_mark=0.7)
@@ -212,6 +217,7 @@ def test_a_new_overlap_holds_for_items_that_nobody_has_begun(store: Store, ada: 
     assert [item.wanted for item in stored(store, campaign)] == [1, 3, 3, campaigns.EVERYBODY]
 
 
+@ON_SQLITE
 def test_there_is_no_campaign_of_an_unknown_number(store: Store, ada: int) -> None:
     with store.write() as session:
         for ask in (
@@ -266,6 +272,7 @@ def test_an_upload_takes_what_it_can_and_says_what_it_left_out(store: Store, ada
     assert batch["left_out"] == dict(added.left_out)
 
 
+@ON_SQLITE
 def test_an_upload_of_nothing_is_refused_and_leaves_no_batch(store: Store, ada: int) -> None:
     campaign = made(store, ada)
     for text in ("", "\n \n", '{"prompt": 1}'):
@@ -289,6 +296,7 @@ def test_batches_are_numbered_and_one_can_get_more(store: Store, ada: int) -> No
     assert first["left_out"] == {"is there already": 1}
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("purpose", ["gold", "qualification"])
 def test_items_that_test_people_need_answers_and_the_right_one(
     store: Store, ada: int, purpose: str
@@ -306,6 +314,7 @@ def test_items_that_test_people_need_answers_and_the_right_one(
     assert (item.purpose, item.wanted) == (purpose, campaigns.EVERYBODY)
 
 
+@ON_SQLITE
 def test_given_answers_are_put_in_random_order_and_the_right_one_stays_right(
     store: Store, ada: int
 ) -> None:
@@ -317,6 +326,7 @@ def test_given_answers_are_put_in_random_order_and_the_right_one_stays_right(
     assert 8 < sum(item.expected["chosen"] for item in found) < 32
 
 
+@ON_SQLITE
 def test_a_preference_is_an_item_whose_chosen_answer_is_right(store: Store, ada: int) -> None:
     campaign = made(store, ada)
     line = {
@@ -334,6 +344,7 @@ def test_a_preference_is_an_item_whose_chosen_answer_is_right(store: Store, ada:
     assert {answer["model"] for answer in item.answers} == {"v1", "v2"}
 
 
+@ON_SQLITE
 def test_a_system_prompt_is_put_before_dialogues_that_have_none(store: Store, ada: int) -> None:
     campaign = made(store, ada)
     own = {"messages": [{"role": "system", "content": "Mine"}, {"role": "user", "content": "b"}]}
@@ -342,6 +353,7 @@ def test_a_system_prompt_is_put_before_dialogues_that_have_none(store: Store, ad
     assert heads == ["Be kind.", "Mine"]
 
 
+@ON_SQLITE
 def test_an_item_becomes_gold_once(store: Store, ada: int) -> None:
     campaign = made(store, ada)
     upload(store, ada, campaign, json.dumps({"prompt": "Why?", "answers": ["x", "y"]}))
@@ -406,7 +418,9 @@ def test_the_routes_make_fill_open_and_show_a_campaign(
     assert (added["batch"], added["items"]) == (1, 1)
     assert opened.status_code == 200
     assert seen["state"] == "open" and "<h1" in seen["guidelines_html"]
-    assert {answer["html"] for answer in item["answers"]} > {None} or len(item["answers"]) == 2
+    assert sorted(answer["html"] for answer in item["answers"]) == [
+        *('<p dir="auto">right</p>\n', '<p dir="auto">wrong</p>\n'),
+    ]
     assert shown == [200, 200, 200, 404, 404]
     assert refused["param"] == "overlap"
     assert stray["param"] == "settings.colour"

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from puna import cli
 from puna.data import personal
 from puna.errors import InputError
-from puna.recipes import export, people
+from puna.recipes import align, export, people
 from puna.store import leaving
 from puna.store.erasing import erase
 from puna.store.faults import Conflict, Missing, Refused
@@ -609,3 +609,50 @@ def test_a_password_is_not_written_into_a_run_s_folder(base: Path, tmp_path: Pat
     with pytest.raises(InputError, match="PGPASSWORD"):
         trained_on(base, "postgresql://anna:secret@host/puna", tmp_path / "people")
     assert not (tmp_path / "people").exists()
+
+
+def test_people_s_judgements_take_the_place_of_simulated_annotators() -> None:
+    config = align.Config(preferences="store", versions=2)
+    assert align.plan(config)[0] == "people"
+    assert [name for name in align.plan(config) if name.endswith("collect")] == []
+    assert "v1/collect" in align.plan(align.Config())
+
+
+def test_prepared_judgements_are_used_only_where_the_store_has_none_of_the_kind(
+    tmp_path: Path,
+) -> None:
+    folders = (tmp_path / "prepare", tmp_path / "people")
+    for folder in folders:
+        folder.mkdir()
+        for kind in ("helpfulness", "safety"):
+            empty = kind == "safety" and folder.name == "people"
+            (folder / f"preferences_{kind}.jsonl").write_text("" if empty else "{}\n")
+    state = align.Version(tmp_path, tmp_path, collected=folders[1:])
+    config = align.Config(data=folders[0], preferences="store")
+    used = [align.judgements(config, state, f"preferences_{k}") for k in ("helpfulness", "safety")]
+    assert used == [
+        (folders[1] / "preferences_helpfulness.jsonl",),
+        (folders[0] / "preferences_safety.jsonl",),
+    ]
+
+
+@pytest.mark.slow
+def test_the_paper_is_trained_on_a_store_and_can_be_run_again(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "puna.db")
+    filled(store, both_kinds)
+    words = ["paper", "presets/micro/cafe.toml", f"--run={tmp_path / 'run'}"]
+    words += [f"--align.preferences={tmp_path / 'puna.db'}", "--align.versions=1"]
+    words += ["--align.ppo.steps=0", "--align.people.held_out=0.3"]
+    assert cli.main(words) == 0
+    run_folder = tmp_path / "run"
+    manifest = read_json(run_folder / "people/snapshot.jsonl.manifest.json")
+    assert manifest["rows"] == 60
+    assert not (run_folder / "v1/collect").exists()
+    learnt = read_json(run_folder / "v1/helpfulness/stage.json")["figures"]["examples"]
+    assert learnt >= read_json(run_folder / "people/stage.json")["figures"]["helpfulness_pairs"]
+    before = (run_folder / "v1/helpfulness/stage.json").read_bytes()
+    with store.write() as session:
+        session.execute(text("UPDATE annotations SET undone = 1"))
+    store.close()
+    assert cli.main(words) == 0
+    assert (run_folder / "v1/helpfulness/stage.json").read_bytes() == before

@@ -5,6 +5,7 @@ PUNA_PICTURES=docs/pages keeps a picture of every page; PUNA_JOURNEY=runs/cafe t
 finished run instead of tiny ones that were trained for seconds.
 """
 
+import json
 import os
 import re
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.kill_resume import MICRO, run_whole
-from tests.journey import Someone, served, someone
+from tests.journey import Someone, puna, served, someone
 
 pytestmark = pytest.mark.slow
 
@@ -71,12 +72,13 @@ def begun(admin: Someone) -> str:
     page.get_by_label("People for each item").fill("2")
     page.get_by_label("Pass mark of the test").fill("50")
     page.get_by_label("Gold items").fill("0")
+    page.get_by_label("Longest conversation").fill("1")
     for place, temperature in enumerate(("0.7", "1")):
         row = page.locator(".variant").nth(place)
         row.locator("[data-part=model]").fill("first")
         row.locator("[data-part=temperature]").fill(temperature)
         row.locator("[data-part=max_tokens]").fill("40")
-    admin.picture("campaign-new", full=True)
+    admin.picture("campaign-new")
     page.get_by_role("button", name="Create campaign").click()
     page.wait_for_url(re.compile(r"/campaigns/\d+$"))
     path = page.url.removeprefix(admin.base)
@@ -88,15 +90,110 @@ def begun(admin: Someone) -> str:
         page.locator("#b-second").fill(second)
         page.locator(f"#b-chosen input[value='{better}']").check(force=True)
         page.get_by_role("button", name="Put on the list").click()
-    admin.picture("campaign-items", full=True)
+    admin.picture("campaign-items")
     page.get_by_role("button", name="Store 2 items").click()
-    page.get_by_text("2 items").first.wait_for()
+    page.locator("#result").get_by_text("2 items").wait_for()
     page.locator("input[name=for][value=normal]").check(force=True)
     page.locator("#text").fill("\n".join(PROMPTS))
     page.get_by_role("button", name="Add a batch").click()
-    page.get_by_text("12 items").first.wait_for()
+    page.locator("#result").get_by_text("12 items").wait_for()
     page.get_by_role("button", name="Open").click()
     return path
+
+
+def merit(answer: str) -> tuple[bool, bool, int]:
+    """How good an answer looks to somebody in a hurry."""
+    text = answer.partition("\n")[2] or answer
+    return ("not sure" not in text and "Go away" not in text, "Yes," in text, len(text))
+
+
+def judged(who: Someone, campaign: str, strength: dict[str, str]) -> None:
+    """The test and the twelve items, by keyboard; the better one is the longer, mostly."""
+    page = who.open(campaign.replace("/campaigns/", "/annotate/"))
+    done = 0
+    while done < len(TEST) + len(PROMPTS):
+        page.locator("#task").wait_for()
+        before = page.locator("#pair").inner_text()
+        first, second = (page.locator("#pair .answer").nth(n).inner_text() for n in (0, 1))
+        left = merit(first) > merit(second)
+        if done % 5 == 4:  # people differ now and then
+            left = left if strength["left"] == "1" else not left
+        if done == len(TEST) + 1:
+            page.keyboard.press("m")
+            page.locator("#comment").fill("Both are a little short.")
+            page.locator("#comment").press("Escape")
+        page.keyboard.press(strength["left" if left else "right"])
+        if done == len(TEST) + 1:
+            who.picture(f"annotate-{who.name.lower()}")
+        page.keyboard.press("b")
+        if page.locator("#task").is_visible() and page.locator("#pair").inner_text() == before:
+            page.keyboard.press("Enter")
+        done += 1
+        page.wait_for_function(
+            "before => document.querySelector('#pair').innerText !== before"
+            " || document.querySelector('#task').hidden",
+            arg=before,
+        )
+    page.locator("#nothing").wait_for()
+
+
+def learnt(run: Path, judgements: Path, folder: Path) -> Path:
+    """A reward model from the judgements, and the next version that it picks answers for."""
+    sizes = ["--batch_size=4", "--micro_tokens=1024", "--optim.warmup=1"]
+    chat = run / "sft" / "checkpoint"
+    puna(
+        "reward",
+        f"--run={folder}/helpfulness",
+        f"--model={chat}",
+        f"--preferences={judgements}",
+        *sizes,
+    )
+    safety = run / "v1" / "safety" / "checkpoint"
+    tuning = [
+        "--tuning.optim.warmup=1",
+        "--tuning.epochs=2",
+        "--tuning.batch_size=4",
+        "--tuning.micro_batch_size=2",
+    ]
+    sampling = ["--samples=2", "--temperatures=0.8", "--sweep_prompts=2", "--prompt_count=16"]
+    puna(
+        "rejection",
+        *(f"--run={folder}/rejection", f"--base={chat}", f"--model={chat}"),
+        *(f"--helpfulness={folder}/helpfulness/checkpoint", f"--safety={safety}"),
+        *(f"--prompts={run}/prepare/prompts.jsonl", "--max_tokens=24", "--tuning.seq_len=256"),
+        *sampling,
+        *tuning,
+    )
+    return folder / "rejection" / "checkpoint"
+
+
+def compared(who: Someone) -> None:
+    """A question to two versions side by side, one of them chosen; then a thumb with a rewrite."""
+    page = who.open("/chat")
+    page.locator("#model-a").select_option("first")
+    page.get_by_role("button", name="Compare").click()
+    page.get_by_label("Model", exact=True).last.select_option("second")
+    who.picture("chat-settings")
+    page.locator("#text").fill("What does a latte cost?")
+    page.keyboard.press("Enter")
+    page.locator(".verdict").wait_for(timeout=60_000)
+    who.picture("chat-compare")
+    page.get_by_role("button", name="right: better", exact=True).click()
+    page.locator(".verdict").wait_for(state="detached")
+    page.get_by_role("button", name="Compare").click()
+    page.locator("#text").fill("And a tea?")
+    page.keyboard.press("Enter")
+    page.locator("article.assistant").nth(1).get_by_role("button", name="A bad answer").click()
+    page.get_by_label("How it should have been answered").fill("A tea is two euros fifty.")
+    who.picture("chat-thumb")
+    page.get_by_role("button", name="Send", exact=True).last.click()
+    page.locator("dialog").first.wait_for(state="detached")
+    who.picture("chat")
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    """The records of a JSON Lines file."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def test_people_judge_a_model_and_the_next_one_learns_from_it(
@@ -113,6 +210,31 @@ def test_people_judge_a_model_and_the_next_one_learns_from_it(
         links = {name: invited(admin, name, "annotator") for name in ("Ana", "Ben")}
         admin.picture("people")
         campaign = begun(admin)
+        people = [someone(chromium, name, base, pictures) for name in links]
+        for who, keys in zip(
+            people, ({"left": "1", "right": "0"}, {"left": "2", "right": "9"}), strict=True
+        ):
+            who.come_in(links[who.name])
+            judged(who, campaign, keys)
+            who.open("/annotate")
+            who.picture("annotate")
         admin.open(campaign)
         admin.picture("campaign")
-        assert admin.faults == []
+        page = admin.open("/quality")
+        page.locator("#agreement").get_by_text("AC2").first.wait_for()
+        admin.picture("quality")
+        port = int(base.rpartition(":")[2])
+
+    out = tmp_path / "judged.jsonl"
+    puna("export", "preferences", f"--store={store}", f"--out={out}")
+    found = rows(out)
+    assert {row["annotator"] for row in found} and len(found) > len(PROMPTS)
+    second = f"second={learnt(run, out, tmp_path / 'learnt')}"
+    with served(store, first, second, port=port) as server:
+        server.wait_for("ready; try it")
+        compared(people[0])
+    puna("export", "preferences", f"--store={store}", f"--out={tmp_path / 'again.jsonl'}")
+    talked = [row for row in rows(tmp_path / "again.jsonl") if row not in found]
+    assert [row["chosen"][0]["content"] for row in talked if "euros fifty" in str(row)]
+    assert len(talked) == 2  # the choice between two versions, and the rewrite
+    assert [who.faults for who in (admin, *people)] == [[], [], []]

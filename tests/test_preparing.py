@@ -218,20 +218,15 @@ def test_at_most_two_items_are_asked_for_and_one_while_somebody_else_asks(
 def test_the_items_of_a_closed_campaign_are_not_prepared(
     tmp_path: Path, tiny_tokenizer: Tokenizer
 ) -> None:
-    with serving_pages(tmp_path, tiny_tokenizer) as pages:
+    with serving_pages(tmp_path, tiny_tokenizer, ready=False) as pages:
+        pages.running.fake.script = by_heat
         add_account(pages.store, "Ada", "admin")
         first, second = made(pages.store, 1, name="A"), made(pages.store, 1, name="B")
-        pages.running.fake.script = by_heat
-        pages.running.source.gone = True
-        with pages.store.write() as session:
-            campaigns.find(session, first).state = "closed"
-            campaigns.find(session, second).state = "open"
-        with pages.store.write() as session:
-            campaigns.find(session, first).state = "draft"
-            given = batches.Upload("never")
-            batches.add(session, 1, first, given, preparing.random.Random(0))
-            campaigns.find(session, first).state = "closed"
+        upload(pages.store, 1, first, "never")
         upload(pages.store, 1, second, "one\ntwo")
+        with pages.store.write() as session:
+            campaigns.change_state(session, 1, first, "open")
+            campaigns.change_state(session, 1, first, "closed")
         pages.running.source.gone = False
         assert until(lambda: states(pages, second) == ["ready", "ready"])
         assert states(pages, first) == ["preparing"]

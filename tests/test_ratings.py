@@ -173,6 +173,12 @@ def test_who_won_everything_has_a_finite_score_and_it_is_said() -> None:
     assert first["elo"] - second["elo"] == pytest.approx(ELO * math.log(11))
 
 
+def test_wins_and_ties_without_a_loss_leave_the_scale_open_and_it_is_said() -> None:
+    found = fit([("a", "b", 1)] * 4 + [("a", "b", 0)] * 4, RNG(0))
+    assert found["adjusted"]
+    assert all(0 < row["low"] <= row["high"] < 2000 for row in found["versions"])
+
+
 def test_versions_that_never_met_are_not_put_on_one_scale() -> None:
     with pytest.raises(CannotBeComputed, match="some versions never met"):
         fit([("a", "b", 1), ("a", "b", -1), ("c", "d", 1)], RNG(0))

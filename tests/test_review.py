@@ -1,17 +1,15 @@
 """Reviews: which judgement comes next, what a verdict does, and what its annotator reads."""
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from puna.store import reviews
 from puna.store.faults import Conflict, Missing, Refused
 from puna.store.reviews import Verdict
-from puna.store.store import Store, now, open_store
+from puna.store.store import Store, now
 from puna.store.tables import Annotation, Audit, Desk, Item, Review
-from tests.campaigns import item_ids, judge, made, upload
+from tests.campaigns import ON_SQLITE, item_ids, judge, made, upload
 from tests.pages import add_account
 
 PAIRS = "\n".join(
@@ -68,10 +66,8 @@ class Room:
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Iterator[Room]:
-    store = open_store(tmp_path / "puna.db")
-    yield Room(store)
-    store.close()
+def room(store: Store) -> Room:
+    return Room(store)
 
 
 def test_missed_gold_comes_first_then_disagreement_then_the_share(room: Room) -> None:
@@ -104,15 +100,14 @@ def test_the_share_is_exact_over_a_thousand_ids_in_a_row() -> None:
         assert sum(chosen) == below
 
 
-def test_a_campaign_with_a_share_of_0_is_not_reviewed(tmp_path: Path) -> None:
-    store = open_store(tmp_path / "puna.db")
+@ON_SQLITE
+def test_a_campaign_with_a_share_of_0_is_not_reviewed(store: Store) -> None:
     room = Room(store, settings={"review_share": 0.0})
     room.judge(0, room.ben, 0)
     room.judge(0, room.cleo, 1)
     with store.read() as session:
         waiting = reviews.in_queue(session, room.rita)
     found = room.next()
-    store.close()
     assert found == {}
     assert waiting == {"gold": 0, "disagreement": 0, "share": 0}
 
@@ -125,6 +120,7 @@ def test_the_queue_counts_each_judgement_once(room: Room) -> None:
         assert reviews.in_queue(session, room.rita) == {"gold": 0, "disagreement": 2, "share": 1}
 
 
+@ON_SQLITE
 def test_nobody_reviews_their_own_judgement(room: Room) -> None:
     mine = room.judge(0, room.rita)
     assert room.next(room.rita) == {}
@@ -142,6 +138,7 @@ def test_two_reviewers_get_two_judgements_and_the_same_again_after_a_reload(room
         room.decide(first, "approved", room.rob)
 
 
+@ON_SQLITE
 def test_a_judgement_left_lying_comes_to_somebody_else(room: Room) -> None:
     number = room.judge(0, room.ben)
     room.next(room.rita)
@@ -205,6 +202,7 @@ def test_a_rejection_frees_the_item_and_undo_takes_it_again(room: Room) -> None:
     assert room.next()["id"] == number
 
 
+@ON_SQLITE
 def test_a_rejection_is_not_undone_when_others_have_filled_the_item(room: Room) -> None:
     number = room.judge(0, room.ben)
     room.decide(number, "rejected", note="no")
@@ -216,6 +214,7 @@ def test_a_rejection_is_not_undone_when_others_have_filled_the_item(room: Room) 
     assert room.annotation(number).review == "rejected"
 
 
+@ON_SQLITE
 def test_undo_goes_back_one_verdict_at_a_time_and_only_ones_own(room: Room) -> None:
     first, second = room.judge(0, room.ben), room.judge(1, room.ben)
     room.decide(first, "approved")
@@ -245,6 +244,7 @@ REFUSED = [
 ]
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(("given", "field"), REFUSED)
 def test_a_verdict_that_cannot_be_names_its_field(
     room: Room, given: dict[str, object], field: str
@@ -256,6 +256,7 @@ def test_a_verdict_that_cannot_be_names_its_field(
     assert room.annotation(number).review == "pending"
 
 
+@ON_SQLITE
 def test_what_the_annotator_took_back_is_not_reviewed(room: Room) -> None:
     number = room.judge(0, room.ben)
     with room.store.write() as session:

@@ -26,7 +26,7 @@ def fit(games: Sequence[tuple[str, str, int]], rng: np.random.Generator) -> dict
     """Versions by Elo score, best first, with bootstrap intervals (games drawn within each pair).
 
     {"versions": [{"name", "elo", "low", "high", "games"}], "tie": nu, "adjusted": bool}.
-    Where the likelihood has no maximum because somebody won or lost everything, half a win is
+    Where the likelihood has no maximum, as when somebody won everything, half a win is
     added to each side of each pair, and "adjusted" says so; the resamples do the same.
     CannotBeComputed: no games, or groups of versions that never met.
     """
@@ -35,9 +35,9 @@ def fit(games: Sequence[tuple[str, str, int]], rng: np.random.Generator) -> dict
         raise CannotBeComputed("cannot be computed: no two versions have met")
     place = {name: index for index, name in enumerate(names)}
     pairs, counts = _counted(games, place)
-    if not _reaches(pairs, np.ones_like(counts), len(names)):
+    if not _reach(pairs, counts.sum(axis=1, keepdims=True) * np.ones(3), len(names)).all():
         raise CannotBeComputed("cannot be computed: some versions never met the others")
-    adjusted = not _reaches(pairs, counts, len(names))
+    adjusted = not _bounded(pairs, counts, len(names))
     scores, tie = solve(pairs, _adjusted(counts) if adjusted else counts, len(names))
     drawn = [_drawn(rng, counts) for _ in range(ROUNDS)]
     resampled = np.array([_score(pairs, one, len(names)) for one in drawn])
@@ -85,27 +85,37 @@ def _adjusted(counts: Floats) -> Floats:
 
 
 def _score(pairs: Sequence[tuple[int, int]], counts: Floats, n: int) -> Floats:
-    return solve(pairs, counts if _reaches(pairs, counts, n) else _adjusted(counts), n)[0]
+    return solve(pairs, counts if _bounded(pairs, counts, n) else _adjusted(counts), n)[0]
 
 
-def _reaches(pairs: Sequence[tuple[int, int]], counts: Floats, n: int) -> bool:
-    """Whether everybody beat or tied everybody else by some chain (Ford 1957)."""
+def _bounded(pairs: Sequence[tuple[int, int]], counts: Floats, n: int) -> bool:
+    """Whether the likelihood has a maximum.
+
+    Everybody must have beaten or tied everybody else by some chain (Ford 1957). With ties somebody
+    must also have lost to whom he beat, or else strengths and nu can grow together without end.
+    """
+    if not _reach(pairs, counts, n).all():
+        return False
+    over = _reach(pairs, counts * np.array([1.0, 0.0, 1.0]), n)
+    return bool((over & over.T & ~np.eye(n, dtype=bool)).any())
+
+
+def _reach(pairs: Sequence[tuple[int, int]], counts: Floats, n: int) -> NDArray[np.bool_]:
+    """[n, n]: who beat or tied whom by some chain."""
     over = np.eye(n, dtype=bool)
     for (i, j), (win, tie, loss) in zip(pairs, counts, strict=True):
         over[i, j] |= win + tie > 0
         over[j, i] |= loss + tie > 0
     for k in range(n):
         over |= over[:, k : k + 1] & over[k : k + 1, :]
-    return bool(over.all())
+    return over
 
 
-def solve(pairs: Sequence[tuple[int, int]], counts: Floats, n: int) -> tuple[Floats, float | None]:
-    """Log strengths [n] with mean 0, and nu (0 without ties, None if all games are ties).
+def solve(pairs: Sequence[tuple[int, int]], counts: Floats, n: int) -> tuple[Floats, float]:
+    """Log strengths [n] with mean 0, and nu, 0 without ties; the likelihood must be bounded.
 
     Newton's method on the log likelihood, which is concave; a step is halved until it climbs.
     """
-    if counts[:, [0, 2]].sum() == 0:
-        return np.zeros(n), None
     design = np.zeros((len(pairs), 3, n + 1))  # of the three outcomes' logits
     for row, (i, j) in enumerate(pairs):
         design[row, 0, i] = design[row, 2, j] = 1.0

@@ -106,7 +106,11 @@ def add(
         why = "; ".join(f"{reason} ({count})" for reason, count in added.left_out.most_common(3))
         raise Refused("text", f"has nothing to add: {why or 'it is empty'}")
     batch.left_out = dict(Counter(batch.left_out) + added.left_out)
-    detail = {"batch": batch.number, "items": added.items, "purpose": upload.purpose}
+    detail: dict[str, Any] = {
+        "batch": batch.number,
+        "items": added.items,
+        "purpose": upload.purpose,
+    }
     note(session, "batch_added", by_id, f"campaign:{campaign_id}", **detail)
     return added
 

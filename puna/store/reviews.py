@@ -95,7 +95,7 @@ def _shares(session: Session, campaign_id: int | None) -> dict[int, float]:
     return {number: share for number, share in shares.items() if share > 0}
 
 
-def _pending(reviewer_id: int, campaigns: list[int]) -> Select[tuple[int]]:
+def _pending(reviewer_id: int, campaigns: list[int]) -> Select[Any]:
     desk = aliased(Desk)
     elsewhere = exists().where(
         desk.annotation_id == Annotation.id,
@@ -111,7 +111,7 @@ def _pending(reviewer_id: int, campaigns: list[int]) -> Select[tuple[int]]:
     )
 
 
-def _missed_gold(session: Session, base: Select[tuple[int]]) -> list[int]:
+def _missed_gold(session: Session, base: Select[Any]) -> list[int]:
     rows = session.execute(
         base.add_columns(Annotation, Item.expected)
         .where(Item.purpose == "gold")
@@ -332,7 +332,7 @@ def done_by(session: Session, reviewer_id: int) -> int:
     return session.scalar(query) or 0
 
 
-def _told_to(account_id: int) -> Select[tuple[Review, Annotation, Item, Campaign]]:
+def _told_to(account_id: int) -> Any:
     return (
         select(Review, Annotation, Item, Campaign)
         .join(Annotation, Annotation.id == Review.annotation_id)

@@ -49,7 +49,7 @@ PAGES: Sequence[Routes] = (
     redteam_review.routes,
     *(accounts.routes, profile.routes, admin.routes, gallery.routes),
     *(chat.routes, annotate.routes, campaigns.routes, review.routes),
-    *(redteam.routes, redteam_review.routes),
+    *(quality.routes, redteam.routes, redteam_review.routes),
 )
 
 

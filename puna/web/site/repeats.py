@@ -32,7 +32,7 @@ async def written(
     make: Callable[[Session], Made],
     then: Callable[[Session, Made], T],
 ) -> tuple[Made, T]:
-    """What `make` says, and what `then` finds in the same transaction, anew each time."""
+    """What `make` says, and what `then` finds in the same transaction; that is not kept."""
     key = request.headers.get("idempotency-key", "")
     said = f"{request.method} {request.url.path}\n{body.model_dump_json()}"
     digest = hashlib.sha256(said.encode()).hexdigest()

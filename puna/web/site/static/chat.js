@@ -1,6 +1,7 @@
 // The chat: sends what was typed, shows the answers as they come, stops them.
 
-import { $, $$, ApiError, api, draft, el, keys, recall, remember, stream, toast } from "./puna.js";
+import { $, $$, ApiError, api, el, forget, keys, recall, remember, stream, toast }
+  from "./puna.js";
 import { history } from "./chat_history.js";
 import { settings } from "./chat_settings.js";
 import { answerTurn, liveAnswer, userTurn } from "./chat_turns.js";
@@ -19,10 +20,17 @@ const IDEAS = ["Explain why the sky is blue, in three sentences.",
 
 let number = Number(page.dataset.number); // 0: nothing said yet
 let record = null;
-let kept = draft(text, `chat.${number}`);
 let live = new Map(); // turn number -> what shows it while it is written
 let running = null; // of the stream that is heard
 let choose = null; // settings, once the server has said what there is
+
+// What is typed is kept under the conversation it is for, until it is sent.
+const kept = () => `draft.${document.documentElement.dataset.viewer || "0"}.chat.${number}`;
+const keep = () => (text.value ? remember(kept(), text.value) : forget(kept()));
+const typed = () => {
+  text.value = recall(kept(), "");
+};
+text.addEventListener("input", keep);
 
 // Scrolling: follow the text only while the reader is at its end.
 let follow = true;
@@ -133,12 +141,10 @@ async function open(id) {
 }
 
 async function turnTo(id) {
-  kept.save();
-  text.value = "";
   wrong("");
   number = id;
   record = null;
-  kept = draft(text, `chat.${id}`);
+  typed();
   follow = true;
   if (id) await load(id);
   else blank();
@@ -222,6 +228,10 @@ function take(event) {
 }
 
 function begin({ conversation, asked, answers }) {
+  if (asked) {
+    if (text.value.trim() === asked.text.trim()) text.value = "";
+    keep();
+  }
   if (conversation) {
     if (!number) window.history.replaceState({}, "", `/chat/${conversation.id}`);
     number = conversation.id;
@@ -233,16 +243,13 @@ function begin({ conversation, asked, answers }) {
   const last = places.findLastIndex((place) => place.matches(`[data-id="${after}"]`)
     || $(`[data-id="${after}"]`, place));
   for (const place of places.slice(last + 1)) place.remove();
-  if (asked) {
-    kept.clear();
-    text.value = "";
-    turns.append(userTurn(asked, deeds));
-  }
+  if (asked) turns.append(userTurn(asked, deeds));
   const made = answers.map((turn) => liveAnswer(turn));
   live = new Map(answers.map((turn, place) => [turn.id, made[place]]));
   const roots = made.map((one) => one.root);
   turns.append(roots.length === 2 ? el("div", { class: "beside" }, roots) : roots[0]);
   follow = true;
+  if (conversation) list.load();
   say("The machine is writing.");
   keepUp();
 }
@@ -282,7 +289,8 @@ $("#composer").addEventListener("submit", (event) => {
 text.addEventListener("keydown", (event) => {
   const phone = matchMedia("(pointer: coarse)").matches;
   const plain = event.key === "Enter" && !event.shiftKey && !phone;
-  if (event.isComposing || !(plain || (event.key === "Enter" && (event.ctrlKey || event.metaKey)))) return;
+  const meant = plain || (event.key === "Enter" && (event.ctrlKey || event.metaKey));
+  if (event.isComposing || !meant) return;
   event.preventDefault();
   send();
 });
@@ -347,7 +355,8 @@ async function options() {
     if (choose) choose.list(found.models);
     else choose = settings(found);
     const loading = found.models.filter((model) => !model.ready);
-    if (!running) notice(loading.length ? `Loading: ${loading.map((model) => model.name).join(", ")}` : "");
+    const names = loading.map((model) => model.name).join(", ");
+    if (!running) notice(names && `Loading: ${names}. You can write already.`);
     if (loading.length) setTimeout(options, 2000);
   } catch (error) {
     notice(error.message);
@@ -357,6 +366,7 @@ async function options() {
 }
 
 while (!(await options())) await new Promise((resolve) => setTimeout(resolve, 1000));
+typed();
 if (!number) system.value = recall("chat.system", "");
 if (number) await load(number);
 else if (!matchMedia("(pointer: coarse)").matches) text.focus();

@@ -84,7 +84,7 @@ export function history({ here, open, gone }) {
   }
 
   async function remove(record) {
-    await api("DELETE", `/api/chat/conversations/${record.id}`);
+    await api("DELETE", `/api/chat/conversations/${record.id}`, {});
     gone();
     load();
     const said = toast("Deleted.", "good");

@@ -7,7 +7,7 @@ const words = (name) => name.replaceAll("_", " ");
 /** Ask why, and how it would have been better. -> the thumb as it stands, or undefined */
 export async function askThumb(turn, up, known) {
   if (turn.thumb?.up === up) {
-    await api("DELETE", `/api/chat/turns/${turn.id}/thumb`);
+    await api("DELETE", `/api/chat/turns/${turn.id}/thumb`, {});
     return null;
   }
   const path = `/api/chat/turns/${turn.id}/thumb`;
@@ -70,10 +70,10 @@ export function verdict(first, second, strengths, chosen) {
   return el("div", { class: "verdict card" },
     el("strong", { text: "Which answer is better?" }),
     el("div", { class: "split" },
-      el("div", { class: "stack" }, el("span", { class: "small muted", text: "The left one is" }),
-        scale(first, second, "left", strengths)),
-      el("div", { class: "stack" }, el("span", { class: "small muted", text: "The right one is" }),
-        scale(second, first, "right", strengths))),
-    el("span", { class: "small muted", text: "Or write on: the left one is then gone on with." }),
+      el("div", { class: "stack" }, el("span", { class: "small muted", text: "The first one is" }),
+        scale(first, second, "first", strengths)),
+      el("div", { class: "stack" }, el("span", { class: "small muted", text: "The second one is" }),
+        scale(second, first, "second", strengths))),
+    el("span", { class: "small muted", text: "Or write on: the first one is then gone on with." }),
     error);
 }

@@ -31,13 +31,20 @@ export function scale(found, { from = 0, to = 1, aim } = {}) {
 
 /** Win, tie and loss as one bar with its percentages. */
 export function outcomes(row) {
-  const bar = el("div", { class: "outcomes", role: "img",
-    "aria-label": `win ${estimate(row.win, percent)}, tie ${estimate(row.tie, percent)}, `
-      + `loss ${estimate(row.loss, percent)}` });
+  const bar = el("div", {
+    class: "outcomes",
+    role: "img",
+    "aria-label":
+      `win ${estimate(row.win, percent)}, tie ${estimate(row.tie, percent)}, ` +
+      `loss ${estimate(row.loss, percent)}`,
+  });
   for (const name of ["win", "tie", "loss"]) {
     const { value } = row[name];
-    const part = el("span", { class: name, title: `${name} ${estimate(row[name], percent)}`,
-      text: value >= 0.07 ? share(value) : "" });
+    const part = el("span", {
+      class: name,
+      title: `${name} ${estimate(row[name], percent)}`,
+      text: value >= 0.07 ? share(value) : "",
+    });
     part.style.setProperty("flex-grow", value);
     bar.append(part);
   }
@@ -52,19 +59,42 @@ export function table(heads, rows, caption) {
     const inside = value instanceof Node ? [value] : [el("span", { text: value ?? "–" })];
     return i === 0 ? el("th", { scope: "row", ...kind }, inside) : el("td", kind, inside);
   };
-  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
-    el("table", { class: "data" },
+  return el(
+    "div",
+    { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+    el(
+      "table",
+      { class: "data" },
       el("caption", { class: "visually-hidden", text: caption }),
-      el("thead", {}, el("tr", {}, given.map(({ text, title, number: right }) =>
-        el("th", { scope: "col", text, title, class: right ? "number" : null })))),
-      el("tbody", {}, rows.map((row) => el("tr", {}, row.map(cell))))));
+      el(
+        "thead",
+        {},
+        el(
+          "tr",
+          {},
+          given.map(({ text, title, number: right }) =>
+            el("th", { scope: "col", text, title, class: right ? "number" : null }),
+          ),
+        ),
+      ),
+      el(
+        "tbody",
+        {},
+        rows.map((row) => el("tr", {}, row.map(cell))),
+      ),
+    ),
+  );
 }
 
 /** Fill a <select> with [value, text]; `chosen` is selected. */
 export function options(select, pairs, chosen) {
-  select.replaceChildren(...pairs.map(([value, text]) =>
-    el("option", { value, text, selected: String(value) === String(chosen ?? "") })));
+  select.replaceChildren(
+    ...pairs.map(([value, text]) =>
+      el("option", { value, text, selected: String(value) === String(chosen ?? "") }),
+    ),
+  );
 }
 
 /** Why a coefficient is not there, or nothing. */
-export const why = (found) => (found?.why ? el("p", { class: "small muted", text: found.why }) : null);
+export const why = (found) =>
+  found?.why ? el("p", { class: "small muted", text: found.why }) : null;

@@ -24,10 +24,9 @@ export function talk(messages) {
 }
 
 function about(answer, blind) {
-  const told = [blind ? "" : answer.model, blind || answer.temperature === null || answer.temperature === undefined
-    ? null : `temperature ${answer.temperature}`,
-  answer.finish === "length" ? "cut off" : null].filter(Boolean);
-  return told.join(", ");
+  const heat = answer.temperature ?? null;
+  const who = blind ? [] : [answer.model, heat === null ? "" : `temperature ${heat}`];
+  return [...who, answer.finish === "length" ? "cut off" : ""].filter(Boolean).join(", ");
 }
 
 /** Two answers side by side; `chosen` is marked. blind: not which model wrote them. */

@@ -105,6 +105,7 @@ async function next() {
     one = told.next;
     changes = {};
     note.value = "";
+    note.blur(); // keys speak of the next judgement
     counted(told);
     if (one) show();
     else nothing(told.done);
