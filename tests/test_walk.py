@@ -131,7 +131,8 @@ def test_what_changes_something_takes_json_alone(pages: Pages) -> None:
 
 def test_the_walk_meets_pages_of_every_role(pages: Pages) -> None:
     assert {route.role for route in all_routes()} >= {NOBODY, "annotator", "admin"}
-    assert len(all_routes()) > 20
+    found = [(route.method, route.path) for route in all_routes()]
+    assert len(found) == len(set(found)) > 20
 
 
 def test_an_address_that_leads_nowhere_is_404_and_no_path_leads_out(pages: Pages) -> None:

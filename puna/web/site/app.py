@@ -47,9 +47,6 @@ PAGES: Sequence[Routes] = (
     quality.routes,
     redteam.routes,
     redteam_review.routes,
-    *(accounts.routes, profile.routes, admin.routes, gallery.routes),
-    *(chat.routes, annotate.routes, campaigns.routes, review.routes),
-    *(quality.routes, redteam.routes, redteam_review.routes),
 )
 
 
