@@ -1,6 +1,6 @@
 """Where one can go from every page: the entries of its bar, and who sees which."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from puna.web.site.viewer import Viewer
@@ -28,14 +28,23 @@ ENTRIES = (
     Entry("Audit", "/audit", "audit"),
 )
 
+# What is under one's own name.
+OWN = (
+    Entry("Your account", "/profile", "person"),
+    Entry("Your figures", "/me/figures", "quality"),
+    Entry("Feedback", "/feedback", "review"),
+)
 
-def entries(viewer: Viewer, here: str, pages: Mapping[str, str]) -> list[Entry]:
+
+def entries(
+    viewer: Viewer, here: str, pages: Mapping[str, str], among: Sequence[Entry] = ENTRIES
+) -> list[Entry]:
     """What this viewer sees. here: the path of the page; pages: the role of each page there is."""
     if not viewer.known:
         return []
     return [
         Entry(entry.name, entry.path, entry.glyph, _leads(entry.path, here))
-        for entry in ENTRIES
+        for entry in among
         if entry.path in pages and viewer.may(pages[entry.path])
     ]
 

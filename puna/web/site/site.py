@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from puna.store.store import Store
 from puna.web.service import Service
 from puna.web.site.hashing import Hashing
-from puna.web.site.navigation import entries
+from puna.web.site.navigation import OWN, entries
 from puna.web.site.tries import Rates, Tries, Turnstile
 from puna.web.site.viewer import Viewer
 
@@ -98,8 +98,9 @@ def page(request: Request, viewer: Viewer, name: str, **values: Any) -> Response
     """The page of templates/NAME.html.j2. Every text in it is escaped."""
     template = site_of(request).templates.get_template(f"{name}.html.j2")
     models = list(site_of(request).service.models)
-    links = entries(viewer, request.url.path, request.app.state.pages)
-    shared = {"viewer": viewer, "here": name, "models": models, "links": links}
+    path, there = request.url.path, request.app.state.pages
+    links, own = entries(viewer, path, there), entries(viewer, path, there, OWN)
+    shared = {"viewer": viewer, "here": name, "models": models, "links": links, "own": own}
     return HTMLResponse(template.render(shared | values))
 
 

@@ -163,7 +163,7 @@ function people() {
       ? person.seconds / (person.done + person.rejected) : null)),
     el("td", {}, test(person)), cell(ago(person.last), "")));
   const names = ["Judged", "Rejected", "Skipped", "In hand", "Each takes"];
-  $("#people").replaceChildren(el("div", { class: "scroll" }, el("table", { class: "data" },
+  $("#people").replaceChildren(el("div", { class: "scroll", tabindex: "0" }, el("table", { class: "data" },
     el("thead", {}, el("tr", {}, el("th", { text: "Person" }),
       names.map((text) => el("th", { class: "number", text })),
       el("th", { text: "Test" }), el("th", { text: "Last" }))),

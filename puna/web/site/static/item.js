@@ -27,7 +27,7 @@ function show(item) {
     item.answers.length ? pair(item.answers, undefined, { expected }) : null,
     item.failure ? el("p", { class: "panel bad", text: item.failure }) : null,
     el("h2", { text: "Judgements" }),
-    judged.length ? el("div", { class: "scroll" }, el("table", { class: "data" },
+    judged.length ? el("div", { class: "scroll", tabindex: "0" }, el("table", { class: "data" },
       el("thead", {}, el("tr", {}, ["Person", "Judgement", "Took", "When", "State"].map((text) =>
         el("th", { text })))),
       el("tbody", {}, judged.map(judgement))))

@@ -15,7 +15,7 @@ const stat = (value, words) => el("div", { class: "stat" }, el("span", { text: v
 
 function table(name, rows) {
   const head = [name, "γ", "95 % interval", "Violating", "Hours", "People"];
-  return el("div", { class: "scroll" }, el("table", { class: "data" },
+  return el("div", { class: "scroll", tabindex: "0" }, el("table", { class: "data" },
     el("thead", {}, el("tr", {}, head.map((text, i) => el("th",
       { scope: "col", text, class: i ? "number" : null })))),
     el("tbody", {}, rows.map((it) => el("tr", {},
@@ -67,7 +67,7 @@ function show(found) {
 
 function replays(found) {
   if (!found.length) return [];
-  return [el("div", { class: "scroll" }, el("table", { class: "data" },
+  return [el("div", { class: "scroll", tabindex: "0" }, el("table", { class: "data" },
     el("thead", {}, el("tr", {}, ["Model", "Made", "Prompts", "Answered", "Judged", "Rejected", ""]
       .map((text, i) => el("th", { scope: "col", text, class: i > 1 && i < 6 ? "number" : null })))),
     el("tbody", {}, found.map(replay))))];
