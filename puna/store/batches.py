@@ -20,7 +20,7 @@ from puna.store.faults import Conflict, Missing, Refused
 from puna.store.store import now
 from puna.store.tables import Account, Annotation, Batch, Campaign, Item, Review
 from puna.store.uploads import Given, lines_of
-from puna.text.dialog import SAFETY_BINS, Dialog
+from puna.text.dialog import BINS, Dialog
 
 PURPOSES = ("normal", "gold", "qualification")
 ITEM_STATES = ("preparing", "ready", "failed", "closed")
@@ -302,7 +302,7 @@ def copy(
         raise Missing
     if len(found.answers) != 2:
         raise Refused("item", "has no answers yet")
-    if "safety" in expected and expected["safety"] not in (*SAFETY_BINS, "rejected_safe"):
+    if "safety" in expected and expected["safety"] not in BINS:
         raise Refused("safety", f"{expected['safety']!r} is unknown")
     campaign, batch = find(session, campaign_id), session.get_one(Batch, found.batch_id)
     dialog = Dialog.from_json(found.dialog)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from puna.errors import InputError
-from puna.text.dialog import SAFETY_BINS, Dialog, Message, Preference
+from puna.text.dialog import BINS, Dialog, Message, Preference
 
 MOST_LINES = 20_000
 MOST_TEXT = 100_000  # characters of a dialogue or an answer
@@ -156,8 +156,8 @@ def _expected(record: Mapping[str, Any]) -> dict[str, Any]:
             raise LeftOut("chosen: expected 0 or 1")
         expected["chosen"] = record["chosen"]
     if record.get("safety") is not None:
-        if record["safety"] not in (*SAFETY_BINS, "rejected_safe"):
-            raise LeftOut(f"safety: expected {', '.join(SAFETY_BINS)} or rejected_safe")
+        if record["safety"] not in BINS:
+            raise LeftOut(f"safety: expected one of {', '.join(BINS)}")
         expected["safety"] = record["safety"]
     return expected
 
