@@ -115,16 +115,17 @@ def _without(choices: dict[int, dict[int, Any]]) -> dict[int, float | None]:
 
 def gold_accuracy(own: Sequence[Judgement]) -> dict[str, Any] | None:
     """How often the known answer was given, on gold items, with Wilson's interval."""
-    right = [
-        all(_said(judgement, name) == value for name, value in judgement.expected.items())
-        for judgement in own
-        if judgement.gold and judgement.expected
-    ]
+    right = [_is_right(one) for one in own if one.gold and one.expected]
     return proportion(right).to_json() if right else None
 
 
-def _said(judgement: Judgement, name: str) -> Any:
-    return judgement.choice if name == "chosen" else getattr(judgement, name, None)
+def _is_right(judgement: Judgement) -> bool:
+    """The choice, and the bin where one was asked for, are those that are expected."""
+    expected = judgement.expected
+    if "chosen" in expected and judgement.choice != expected["chosen"]:
+        return False
+    said = judgement.safety
+    return said is None or said == (expected.get("safety") or said)
 
 
 def position(work: Sequence[Judgement]) -> dict[str, Any] | None:
