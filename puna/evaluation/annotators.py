@@ -39,12 +39,13 @@ def figures(
     """One record an annotator, by id: counts, estimates as JSON (None without cases), flags."""
     limits = limits or Limits()
     counted = [judgement for judgement in judgements if not judgement.gold]
-    choices = by_item(counted, lambda j: j.choice)
+    choices = by_item(counted, lambda j: j.side)
+    sides = (-1, 0, 1) if any(j.rating is not None for j in counted) else (-1, 1)
     matched = _matched(choices)
     lengths = {person: _gaps(own) for person, own in _people(counted).items()}
     longer = sum(sum(gap > 0 for gap in gaps) for gaps in lengths.values())
     differed = sum(map(len, lengths.values()))
-    without = _without(choices)
+    without = _without(choices, sides)
     everybody = [share for shares in matched.values() for share in shares]
     overall = math.fsum(everybody) / len(everybody) if everybody else 0.0
     found = []
@@ -94,20 +95,21 @@ def _people(judgements: Sequence[Judgement]) -> dict[int, list[Judgement]]:
     return found
 
 
-def _without(choices: dict[int, dict[int, Any]]) -> dict[int, float | None]:
+def _without(choices: dict[int, dict[int, Any]], sides: Sequence[int]) -> dict[int, float | None]:
     """For each annotator: AC1 of the choices of everybody else; None: cannot be computed."""
-    counts = np.zeros((len(choices), 2))
+    counts = np.zeros((len(choices), len(sides)))
     places: dict[int, list[tuple[int, int]]] = {}
     for row, given in enumerate(choices.values()):
         for annotator, value in given.items():
-            counts[row, value] += 1
-            places.setdefault(annotator, []).append((row, value))
+            place = (row, sides.index(value))
+            counts[place] += 1
+            places.setdefault(annotator, []).append(place)
     found: dict[int, float | None] = {}
     for annotator, cells in places.items():
         rest = counts.copy()
         rest[tuple(np.array(cells).T)] -= 1
         try:
-            found[annotator] = gwet(table_of(rest, (0, 1))).value
+            found[annotator] = gwet(table_of(rest, tuple(sides))).value
         except CannotBeComputed:
             found[annotator] = None
     return found

@@ -146,6 +146,9 @@ def _lacks(campaign: Campaign, upload: Upload, given: Given) -> str:
         return f"no chosen answer, which {upload.purpose} items need"
     if not given.answers and len(campaign.variants) < 2:
         return "no answers, and the campaign has no models to ask"
+    texts = {answer["text"].strip() for answer in given.answers}
+    if len(texts) == 1 and (campaign.kind != "evaluation" or upload.purpose != "normal"):
+        return "the two answers are equal"
     known = campaign.settings.get("categories") or []
     if given.category and known and given.category not in known:
         return "a category that the campaign does not have"
