@@ -95,9 +95,7 @@ def _people(judgements: Sequence[Judgement]) -> dict[int, list[Judgement]]:
     return found
 
 
-def _without(
-    choices: dict[int, dict[int, Any]], sides: Sequence[int]
-) -> dict[int, float | None]:
+def _without(choices: dict[int, dict[int, Any]], sides: Sequence[int]) -> dict[int, float | None]:
     """For each annotator: AC1 of the choices of everybody else; None: cannot be computed."""
     counts = np.zeros((len(choices), len(sides)))
     places: dict[int, list[tuple[int, int]]] = {}

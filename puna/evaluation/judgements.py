@@ -139,7 +139,6 @@ def disagreements(judgements: Sequence[Judgement], most: int = 50) -> list[dict[
     return [{"item": i, "spread": -s, "grades": given} for s, i, given in found[:most]]
 
 
-
 def _told(compute: Callable[[], Coefficient]) -> dict[str, Any]:
     try:
         return compute().to_json()
