@@ -23,6 +23,7 @@ BINS = (*SAFETY_BINS, EXCLUDED)
 MOST_RATING = 3
 MOST_COMMENT = 4000  # characters
 MOST_SECONDS = 86400.0  # in view
+UNDONE = 5  # tasks taken back one after another, beside those in the page
 UNDO_SECONDS = 600.0
 
 
@@ -115,8 +116,9 @@ def undo(session: Session, account_id: int, campaign_id: int) -> int:
         raise Conflict("The last judgement was reviewed already, it stands.")
     if session.scalar(follower(item.id, account_id)) is not None:
         raise Conflict("The conversation went on from this judgement, it stands.")
-    if len(held_by(session, account_id, campaign_id)) >= HELD:
-        raise Conflict(f"You hold {HELD} tasks, judge or skip one of them first.")
+    held = len(held_by(session, account_id, campaign_id))
+    if held >= HELD + UNDONE:
+        raise Conflict(f"You hold {held} tasks, judge or skip one of them first.")
     last.undone = now()
     task.state, task.ended = "leased", None
     task.expires = now() + campaign.lease_seconds
