@@ -6,41 +6,40 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-# The browser that took a picture also reads it: colours are counted in steps of 8, the 255 most
-# frequent stay, and every other one becomes the nearest of them.
+# The browser that took a picture also reads it: of colours that are alike in steps of 8 the most
+# frequent one stays, of those the 255 most frequent, and every other one becomes the nearest.
 FEWER = """async (data) => {
   const shot = await createImageBitmap(await (await fetch(`data:image/png;base64,${data}`)).blob());
   const { width, height } = shot;
   const drawing = new OffscreenCanvas(width, height).getContext("2d");
   drawing.drawImage(shot, 0, 0);
-  const pixels = drawing.getImageData(0, 0, width, height).data;
-  const keys = new Uint16Array(width * height), counts = new Map(), exact = new Map();
-  for (let i = 0; i < keys.length; i++) {
-    const [r, g, b] = pixels.subarray(4 * i, 4 * i + 3);
-    keys[i] = ((r >> 3) << 10) | ((g >> 3) << 5) | (b >> 3);
-    counts.set(keys[i], (counts.get(keys[i]) ?? 0) + 1);
-    const colour = (r << 16) | (g << 8) | b, seen = exact.get(keys[i]) ?? new Map();
-    exact.set(keys[i], seen.set(colour, (seen.get(colour) ?? 0) + 1));
+  const pixels = new Uint32Array(drawing.getImageData(0, 0, width, height).data.buffer);
+  const counts = new Map();
+  for (const pixel of pixels) counts.set(pixel, (counts.get(pixel) ?? 0) + 1);
+  const alike = new Map(); // the first is the most frequent
+  for (const [pixel, count] of [...counts].sort((a, b) => b[1] - a[1])) {
+    const key = pixel & 0xf8f8f8, seen = alike.get(key) ?? { pixel, count: 0 };
+    alike.set(key, seen);
+    seen.count += count;
   }
-  const most = (map) => [...map].sort((a, b) => b[1] - a[1]).map(([key]) => key);
-  const kept = most(counts).slice(0, 255);
-  const palette = kept.map((key) => most(exact.get(key))[0]);
-  const parts = (c) => [(c >> 16) & 255, (c >> 8) & 255, c & 255];
-  const far = (a, b) => parts(a).reduce((sum, v, n) => sum + (v - parts(b)[n]) ** 2, 0);
-  const places = new Map(kept.map((key, place) => [key, place]));
-  for (const key of counts.keys()) {
-    if (places.has(key)) continue;
-    const colour = most(exact.get(key))[0];
-    let nearest = 0;
-    palette.forEach((c, n) => { if (far(c, colour) < far(palette[nearest], colour)) nearest = n; });
-    places.set(key, nearest);
-  }
-  const indices = Uint8Array.from(keys, (key) => places.get(key));
+  const kept = [...alike.values()].sort((a, b) => b.count - a.count).slice(0, 255);
+  const parts = kept.map(({ pixel: p }) => [p & 255, (p >> 8) & 255, (p >> 16) & 255]);
+  const nearest = (p) => {
+    let [best, least] = [0, Infinity];
+    for (let n = 0; n < parts.length; n++) {
+      const [r, g, b] = parts[n];
+      const far = (r - (p & 255)) ** 2 + (g - ((p >> 8) & 255)) ** 2 + (b - ((p >> 16) & 255)) ** 2;
+      if (far < least) [best, least] = [n, far];
+    }
+    return best;
+  };
+  const places = new Map([...counts.keys()].map((pixel) => [pixel, nearest(pixel)]));
+  const indices = Uint8Array.from(pixels, (pixel) => places.get(pixel));
   let text = "";
   for (let i = 0; i < indices.length; i += 8192) {
     text += String.fromCharCode(...indices.subarray(i, i + 8192));
   }
-  return { width, height, palette, indices: btoa(text) };
+  return { width, palette: parts.map(([r, g, b]) => (r << 16) | (g << 8) | b), indices: btoa(text) };
 }"""
 
 

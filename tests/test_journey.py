@@ -257,6 +257,7 @@ PAGES = [
     for route in all_routes()
     if route.method == "GET" and not route.path.startswith(("/api/", "/static/"))
 ]
+LONG = ("/quality", "/evaluation", "/redteam/results")  # pictured to their end
 HERS = ("/annotate/{campaign:int}", "/chat/{number:int}", "/redteam/attempts/{id:int}")
 
 
@@ -278,9 +279,11 @@ def test_there_is_a_picture_of_every_page_with_data(
         for path in PAGES:
             out = path in ("/login", "/welcome")
             who = nobody if out else ana if path in (*HERS, "/me/figures", "/feedback") else rita
-            of = f"#campaign={filled.campaigns['preference']}" if path == "/quality" else ""
-            who.open(filled.url(path) + of)
-            who.picture(pictured(path))
+            page = who.open(filled.url(path))
+            if path == "/quality":
+                page.locator("[name=campaign]").select_option(str(filled.campaigns["preference"]))
+                page.locator("#agreement").get_by_text("AC2").first.wait_for()
+            who.picture(pictured(path), full=path in LONG)
         dark, phone = see("dark", dark=True, cookie="ana"), see("phone", phone=True, cookie="ana")
         dark.open(filled.url("/chat/{number:int}"))
         dark.picture("dark")
