@@ -90,7 +90,7 @@ function batchCard(batch) {
   const failures = Object.entries(batch.failures);
   return el("article", { class: "card stack tight" },
     el("div", { class: "spread" },
-      el("h3", { text: `Batch ${batch.number}` }),
+      el("h2", { class: "lesser", text: `Batch ${batch.number}` }),
       el("span", { class: "muted small", text: [batch.source, ago(batch.created)].filter(Boolean)
         .join(", ") })),
     counts.items ? bar(counts) : null,

@@ -80,7 +80,7 @@ function replay(it) {
   const answered = el("td", { class: "number", text: it.answered });
   return el("tr", {},
     el("th", { scope: "row", text: `${it.model}, rounds before ${it.before}` }),
-    el("td", { text: ago(it.created) }),
+    el("td", { class: "when", text: ago(it.created) }),
     el("td", { class: "number", text: it.prompts }), answered,
     el("td", { class: "number", text: it.marked }),
     el("td", { class: "number", text: share }),
