@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from puna.store import audit, people, replays, severities
+from puna.store import people, replays, reviews, severities
 from puna.store.attacks import Person as Attacker
 from puna.store.names import folded
 from puna.store.rules import RISKS, VECTORS, Variant, defaults
@@ -23,6 +23,7 @@ from puna.store.tables import (
     Account,
     Annotation,
     Attack,
+    Audit,
     Batch,
     Campaign,
     Choice,
@@ -39,7 +40,7 @@ from tests import filled_texts as texts
 
 DAY = 86400.0
 MODELS = ("v1", "v2", "v3")
-SKILL = {"v1": 0.0, "v2": 0.7, "v3": 1.1}  # how much better a version answers
+SKILL = {"v1": 0.0, "v2": 0.6, "v3": 1.3}  # how much better a version answers
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class Work:
     made: Filled
     rng: random.Random
     served: str
+    merit: dict[str, int] = field(default_factory=dict)  # of an answer's text
 
     def annotators(self) -> list[int]:
         """Everybody who judges."""
@@ -158,12 +160,12 @@ class Work:
             for place, given in enumerate(prompts()[:2]):
                 item = self.item(help_, batch, given, "gold", place)
                 self.judge_all(item, help_, 6)
-        self.made.item = item.id - 16
+        self.made.item = item.id - 24
         safe = self.campaign("preference", "safety", "Safe answers at the counter", overlap=3)
         batch = self.batch(safe, 1, "safety.jsonl", left_out={"is there already": 2})
         for question, good, bad in texts.SAFETY:
             given = ("dialogue", question, (good, "I do not know.", bad))
-            self.judge_all(self.item(safe, batch, given), safe, 4, safety=True)
+            self.judge_all(self.item(safe, batch, given), safe, 3, safety=True)
         self.campaign("preference", "helpfulness", "A draft that nobody sees").state = "draft"
         self.campaign(
             "preference",
@@ -179,7 +181,7 @@ class Work:
             one = self.campaign("evaluation", "helpfulness", name, variants=variants)
             self.made.campaigns.setdefault("evaluation", one.id)
             batch = self.batch(one, 1, "evaluation.jsonl")
-            for given in prompts()[::2]:
+            for given in prompts():
                 item = self.item(one, batch, given, models=(first, second))
                 self.judge_all(item, one, 3)
 
@@ -201,6 +203,7 @@ class Work:
     ) -> Item:
         """A prompt with answers of two versions; the later version has the better one, mostly."""
         category, prompt, answers = given
+        self.merit |= {text: -place for place, text in enumerate(answers)}
         written = [self._written(model, answers, batch.number) for model in models]
         if written[0]["text"] == written[1]["text"]:
             written[0]["text"] = next(a for a in answers if a != written[1]["text"])
@@ -237,11 +240,11 @@ class Work:
     def judge(
         self, item: Item, campaign: Campaign, person: int, habit: Habit, safety: bool
     ) -> None:
-        """One judgement: the longer answer is mostly the better one in these texts."""
+        """One judgement: what the answers are worth, the side, and chance."""
         rng, swapped = self.rng, self.rng.random() < 0.5
-        lengths = [len(answer["text"]) ** 0.25 for answer in item.answers]
+        worth = [1.2 * self.merit[answer["text"]] for answer in item.answers]
         lean = habit.lean * (-1 if swapped else 1)
-        margin = lengths[0] - lengths[1] + lean + rng.gauss(0, habit.noise)
+        margin = worth[0] - worth[1] + lean + rng.gauss(0, habit.noise)
         chosen, size = int(margin < 0), min(3, int(abs(margin) * 2))
         at = now() - DAY * max(0.1, 29 - 7 * self.session.get_one(Batch, item.batch_id).number)
         seconds = max(1.5, rng.lognormvariate(0, 0.4) * habit.seconds)
@@ -265,11 +268,12 @@ class Work:
 
     def review(self, said: Annotation) -> None:
         """What a reviewer thought of it."""
-        said.review = self.rng.choice(("approved",) * 5 + ("rejected",))
+        said.review = self.rng.choice(("approved", "approved", "rejected"))
         note = "Please read both answers to their end." if said.review == "rejected" else ""
         by = self.made.people["Aiko Tanaka"]
         row = {"annotation_id": said.id, "account_id": by, "verdict": said.review, "note": note}
-        self.add(Review(**row, before={}, created=said.created + 3600))
+        before = {name: getattr(said, name) for name in reviews.FIELDS}
+        self.add(Review(**row, before=before, created=said.created + 3600))
 
 
 def _figures(text: str, asked: int) -> dict[str, Any]:
@@ -306,12 +310,12 @@ def _talks(session: Session, made: Filled, rng: random.Random, model: str) -> No
     """Conversations of Ana and Rita, with thumbs; an answer beside another one."""
     for who in ("Rita Quispe", "Ana Flores"):
         by = made.people[who]
-        for age, title in enumerate(texts.MORE_CHATS, 3):
-            found = _talk(session, by, title, model, at=now() - age * 2.3 * DAY)
+        for age, title in zip(range(20, 0, -2), texts.MORE_CHATS, strict=False):
+            found = _talk(session, by, title, model, at=now() - (age + rng.random()) * DAY)
             _says(session, found, title, False)
             _says(session, found, "Gladly. Tell me a little more about what you need.", True)
-        for title, *lines in texts.CHATS:
-            found = _talk(session, by, title, model, at=now() - rng.random() * DAY)
+        for age, (title, *lines) in enumerate(reversed(texts.CHATS)):
+            found = _talk(session, by, title, model, at=now() - (0.9 - 0.22 * age) * DAY)
             turns = [_says(session, found, line, n % 2 == 1) for n, line in enumerate(lines)]
             thumb = {"turn_id": turns[1].id, "account_id": by, "up": True, "reasons": []}
             session.add(Thumb(**thumb, comment="", rewrite="", created=found.created))
@@ -382,7 +386,9 @@ def _log(session: Session, made: Filled) -> None:
         who = (rita, ana, made.people["Aiko Tanaka"])[number % 3]
         action = ("login", "login", "export", "denied", "role_changed", "login_failed")[number % 6]
         about = "GET /people" if action == "denied" else f"account:{who}"
-        audit.note(session, action, who, about, f"10.0.0.{number % 9}")
+        row = {"account_id": who, "action": action, "object": about, "detail": {}}
+        at = now() - (70 - number) * 0.31 * DAY
+        session.add(Audit(**row, at=at, address=f"10.0.0.{number % 9}"))
 
 
 if __name__ == "__main__":
