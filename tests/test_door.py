@@ -16,7 +16,7 @@ from puna.text.tokenizer import Tokenizer
 from puna.web.failures import ApiError
 from puna.web.site.door import own_origin
 from puna.web.site.hashing import Hashing
-from puna.web.site.site import Site, csv_cell
+from puna.web.site.site import Site
 from puna.web.site.tries import Rates, Tries, Turnstile, network
 from tests.pages import Pages, serving_pages
 
@@ -639,24 +639,3 @@ def test_a_server_that_stops_takes_nothing_more(pages: Pages) -> None:
     pages.running.service.stopping = True
     assert anna.http.get("/api/me").status_code == 503
     pages.running.service.stopping = False
-
-
-@pytest.mark.parametrize(
-    ("value", "cell"),
-    [
-        ("=1+1", "'=1+1"),
-        ("+49 30", "'+49 30"),
-        ("-2", "'-2"),
-        ("@sum", "'@sum"),
-        ("\t=1", "'\t=1"),
-        ("  =1", "'  =1"),
-        ("\n=1", "'\n=1"),
-        ("\uff1d1", "'\uff1d1"),
-        ("a=1", "a=1"),
-        ("", ""),
-        (-2, -2),
-        (None, None),
-    ],
-)
-def test_a_cell_is_no_formula(value: object, cell: object) -> None:
-    assert csv_cell(value) == cell

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from puna.web.site.preparing import Preparer
 
 HERE = Path(__file__).parent
-FORMULA = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")  # begin what some program would compute
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -108,10 +107,3 @@ def page(request: Request, viewer: Viewer, name: str, **values: Any) -> Response
 def reply(value: Any, status: int = 200) -> Response:
     """A JSON answer."""
     return JSONResponse(value, status)
-
-
-def csv_cell(value: object) -> object:
-    """A value as a cell that no table program takes for a formula: such a text gets a quote."""
-    if isinstance(value, str) and value.lstrip(" \n")[:1] in FORMULA:
-        return f"'{value}"
-    return value

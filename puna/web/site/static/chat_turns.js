@@ -24,7 +24,7 @@ export async function copy(text) {
 }
 
 /** Buttons on blocks of code, and places to put the focus in wide ones. */
-export function decorated(answer) {
+function decorated(answer) {
   for (const block of $$("pre", answer)) {
     if (block.parentElement.classList.contains("code") || block.classList.contains("plain")) continue;
     const around = el("div", { class: "code" });
