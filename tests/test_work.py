@@ -274,6 +274,19 @@ def test_the_task_of_somebody_else_is_missing(store: Store) -> None:
             act(session)
 
 
+def test_several_judgements_are_taken_back_one_after_another(store: Store) -> None:
+    (anna,), number = people(store, 1), campaign(store, 9)
+    tasks = [given(store, anna, number)]
+    for _ in range(3):
+        judge(store, anna, tasks[-1], 0)
+        tasks.append(given(store, anna, number))
+    ahead = given(store, anna, number, (tasks[-1].task,))
+    with store.write() as session:
+        undone = [undo(session, anna, number) for _ in range(3)]
+    assert undone == [task.task for task in tasks[-2::-1]]
+    assert ahead.task not in undone
+
+
 def test_undo_gives_the_task_back_and_leaves_the_others_alone(store: Store) -> None:
     (anna, ben), number = people(store, 2), campaign(store, 2)
     task = given(store, anna, number)
@@ -281,7 +294,7 @@ def test_undo_gives_the_task_back_and_leaves_the_others_alone(store: Store) -> N
     others = given(store, ben, number)
     with store.write() as session:
         assert undo(session, anna, number) == task.task
-        before = taken_back(session, session.get_one(Task, task.task))
+        before = taken_back(session, task.task)
     assert before is not None
     assert (before["chosen"], before["safety"]) == (1, "both_unsafe")
     assert given(store, anna, number).task == task.task

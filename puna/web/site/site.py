@@ -101,6 +101,7 @@ def page(request: Request, viewer: Viewer, name: str, **values: Any) -> Response
     path, there = request.url.path, request.app.state.pages
     links, menu = entries(viewer, path, there), entries(viewer, path, there, OWN)
     shared = {"viewer": viewer, "here": name, "models": models, "links": links, "menu": menu}
+    assert not shared.keys() & values.keys(), f"{name}: a value has the name of a shared one"
     return HTMLResponse(template.render(shared | values))
 
 
