@@ -39,7 +39,8 @@ FEWER = """async (data) => {
   for (let i = 0; i < indices.length; i += 8192) {
     text += String.fromCharCode(...indices.subarray(i, i + 8192));
   }
-  return { width, palette: parts.map(([r, g, b]) => (r << 16) | (g << 8) | b), indices: btoa(text) };
+  const palette = parts.map(([r, g, b]) => (r << 16) | (g << 8) | b);
+  return { width, palette, indices: btoa(text) };
 }"""
 
 

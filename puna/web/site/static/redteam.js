@@ -30,7 +30,7 @@ function attempts(found) {
   return el("section", { class: "stack", "aria-labelledby": "mine" },
     el("h2", { id: "mine", text: "My attempts" }),
     found.length === 0 ? empty : el("div", { class: "scroll", tabindex: "0" }, el("table", { class: "data" },
-      el("thead", {}, el("tr", {}, ["Cell", "Begun", "Prompts", "Violating", "Time", ""].map((text, i) =>
+      el("thead", {}, el("tr", {}, ["Cell", "Begun", "Prompts", "Violating", "Time", "State"].map((text, i) =>
         el("th", { scope: "col", text, class: i > 1 && i < 5 ? "number" : null })))),
       el("tbody", {}, found.map(attempt)))));
 }

@@ -69,7 +69,7 @@ function show(found) {
 function replays(found) {
   if (!found.length) return [];
   return [el("div", { class: "scroll", tabindex: "0" }, el("table", { class: "data" },
-    el("thead", {}, el("tr", {}, ["Model", "Made", "Prompts", "Answered", "Judged", "Rejected", ""]
+    el("thead", {}, el("tr", {}, ["Model", "Made", "Prompts", "Answered", "Judged", "Rejected", "Open"]
       .map((text, i) => el("th", { scope: "col", text, class: i > 1 && i < 6 ? "number" : null })))),
     el("tbody", {}, found.map(replay))))];
 }
