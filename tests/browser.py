@@ -65,11 +65,13 @@ class Visit:
         """Everything that should not have happened."""
         return [*self.errors, *self.violations, *self.foreign()]
 
-    def inaccessible(self) -> list[str]:
-        """What axe-core finds, one line a rule with its first element."""
+    def inaccessible(self, *rules: str) -> list[str]:
+        """What axe-core finds by these rules (none: by all), one line a rule with its first
+        element."""
         from axe_playwright_python.sync_playwright import Axe
 
-        found = Axe().run(self.page).response["violations"]
+        wanted = {"resultTypes": ["violations"]} | ({"runOnly": list(rules)} if rules else {})
+        found = Axe().run(self.page, options=wanted).response["violations"]
         return [
             f"{rule['id']} ({len(rule['nodes'])}): {rule['nodes'][0]['html'][:160]} "
             f"{rule['nodes'][0]['failureSummary'][:300]}"

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.browser import LISTEN
+from puna.web.site.door import COOKIE
+from tests.browser import LISTEN, PHONE, WIDE
+from tests.pictures import keep
 
 ROOT = Path(__file__).resolve().parent.parent
 PASSWORD = "four wild llamas walking"
@@ -99,8 +101,7 @@ class Someone:
 
     def picture(self, name: str, full: bool = False) -> None:
         """Keep what can be seen now."""
-        self.pictures.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=self.pictures / f"{name}.png", full_page=full)
+        keep(self.page, self.pictures / f"{name}.png", full)
 
     def come_in(self, link: str) -> None:
         """Take up an invitation."""
@@ -111,13 +112,25 @@ class Someone:
         self.page.wait_for_url(f"{self.base}/")
 
 
-def someone(chromium: Any, name: str, base: str, pictures: Path, dark: bool = False) -> Someone:
-    """A new window, not logged in; what goes wrong in it is kept."""
+def someone(
+    chromium: Any,
+    name: str,
+    base: str,
+    pictures: Path,
+    *,
+    dark: bool = False,
+    phone: bool = False,
+    cookie: str = "",
+) -> Someone:
+    """A new window, logged in if there is a cookie; what goes wrong in it is kept."""
     context = chromium.new_context(
-        viewport={"width": 1280, "height": 860},
+        viewport={"width": PHONE, "height": 844} if phone else {"width": WIDE, "height": 860},
         color_scheme="dark" if dark else "light",
         reduced_motion="reduce",
+        has_touch=phone,
     )
+    if cookie:
+        context.add_cookies([{"name": COOKIE, "value": cookie, "url": base}])
     context.set_default_timeout(15_000)
     page, faults = context.new_page(), []
     context.expose_binding("pageViolated", lambda _, text: faults.append(text))

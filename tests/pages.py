@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx2
 
 from puna.store.names import folded
+from puna.store.people import find_account
 from puna.store.store import Store, now, open_store
 from puna.store.tables import Account, Login
 from puna.text.tokenizer import Tokenizer
@@ -59,11 +60,16 @@ class Pages:
 def add_account(
     store: Store, name: str, role: str = "annotator", cookie: str = "", csrf: str = ""
 ) -> int:
-    """An account without a password, logged in by `cookie` if there is one. Returns its id."""
+    """An account without a password, logged in by `cookie` if there is one. Returns its id.
+
+    Who is there already by that name is logged in as who they are.
+    """
     with store.write() as session:
-        account = Account(name=name, folded=folded(name), role=role, created=now())
-        session.add(account)
-        session.flush()
+        account = find_account(session, name)
+        if account is None:
+            account = Account(name=name, folded=folded(name), role=role, created=now())
+            session.add(account)
+            session.flush()
         if cookie:
             digest = hashlib.sha256(cookie.encode()).hexdigest()
             times = {"created": now(), "seen": now(), "expires": now() + 3600}

@@ -53,6 +53,16 @@ def test_agreement_is_the_mean_share_of_others_who_chose_the_same() -> None:
     assert (found["value"], found["n"]) == (pytest.approx((0.5 + 0) / 2), 2)
 
 
+def test_about_the_same_is_an_answer_of_its_own_in_the_agreement_with_others() -> None:
+    ratings = {1: 2, 2: 1, 3: 0}
+    rows = [
+        Judgement(id=who, item=1, annotator=who, batch=1, rating=rating, words=(9, 9))
+        for who, rating in ratings.items()
+    ]
+    assert [figures(rows, who)["agreement"]["value"] for who in ratings] == [0.5, 0.5, 0.0]
+    assert figures(rows, 3)["without"] == 1.0
+
+
 def test_the_coefficient_without_somebody_who_guesses_is_higher() -> None:
     rows = crowd()
     rng = np.random.default_rng(1)

@@ -327,6 +327,20 @@ def test_given_answers_are_put_in_random_order_and_the_right_one_stays_right(
 
 
 @ON_SQLITE
+@pytest.mark.parametrize(
+    ("kind", "purpose", "taken"),
+    [("preference", "normal", 1), ("evaluation", "normal", 2), ("evaluation", "gold", 1)],
+)
+def test_equal_answers_are_an_item_of_an_evaluation_only(
+    store: Store, ada: int, kind: str, purpose: str, taken: int
+) -> None:
+    campaign = made(store, ada, kind=kind, own_prompts=False, max_turns=1, settings={})
+    pairs = [{"prompt": text, "answers": ["yes", text], "chosen": 0} for text in ("no", "yes")]
+    added = upload(store, ada, campaign, "\n".join(map(json.dumps, pairs)), purpose=purpose)
+    assert added.items == taken
+    assert added.left_out == ({"the two answers are equal": 1} if taken == 1 else {})
+
+
 def test_a_preference_is_an_item_whose_chosen_answer_is_right(store: Store, ada: int) -> None:
     campaign = made(store, ada)
     line = {

@@ -490,6 +490,27 @@ def test_an_export_is_read_as_it_is_and_its_manifest_says_what_it_holds(
     store.close()
 
 
+def test_the_list_of_snapshots_says_which_are_older_than_a_deletion(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, out = tmp_path / "puna.db", tmp_path / "snapshots.jsonl"
+    store = open_store(place)
+    with store.write() as session:
+        anna = a_person(session, SECRET)
+        some_work(session, anna)
+    wanted = export.Config(kind="preferences", store=str(place), out=tmp_path / "a.jsonl")
+    first = export.main(wanted)["snapshot"]
+    with store.write() as session:
+        a_person(session, "Ben", "admin")
+        erase(session, anna)
+    store.close()
+    second = export.main(wanted)["snapshot"]
+    asked = ("export", "snapshots", f"--store={place}", f"--out={out}")
+    assert run(*asked, capsys=capsys) == (0, "")
+    listed = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(one["name"], one["erased_since"]) for one in listed] == [(second, 0), (first, 1)]
+
+
 def test_a_prompt_stands_on_one_side_of_the_held_out_split(tmp_path: Path) -> None:
     store = open_store(tmp_path / "puna.db")
     with store.write() as session:

@@ -5,6 +5,7 @@ PUNA_PICTURES=docs/pages keeps a picture of every page; PUNA_JOURNEY=runs/cafe t
 finished run instead of tiny ones that were trained for seconds.
 """
 
+import functools
 import json
 import os
 import re
@@ -13,9 +14,15 @@ from pathlib import Path
 import pytest
 
 from benchmarks.kill_resume import MICRO, run_whole
+from puna.store.store import open_store
+from puna.web.site.app import all_routes
+from tests.filled import fill
 from tests.journey import Someone, puna, served, someone
+from tests.pages import add_account
 
 pytestmark = pytest.mark.slow
+
+HEAVIEST = 2_500_000  # bytes of all pictures
 
 PROMPTS = (
     "What does a latte cost?",
@@ -238,3 +245,50 @@ def test_people_judge_a_model_and_the_next_one_learns_from_it(
     assert [row["chosen"][0]["content"] for row in talked if "euros fifty" in str(row)]
     assert len(talked) == 2  # the choice between two versions, and the rewrite
     assert [who.faults for who in (admin, *people)] == [[], [], []]
+
+
+def pictured(page: str) -> str:
+    """The name of a page's picture, by the route."""
+    return re.sub(r"/?\{\w+:int\}", "-one", page).strip("/").replace("/", "-") or "home"
+
+
+PAGES = [
+    route.path
+    for route in all_routes()
+    if route.method == "GET" and not route.path.startswith(("/api/", "/static/"))
+]
+LONG = ("/quality", "/evaluation", "/redteam/results")  # pictured to their end
+HERS = ("/annotate/{campaign:int}", "/chat/{number:int}", "/redteam/attempts/{id:int}")
+
+
+def test_there_is_a_picture_of_every_page_with_data(
+    chromium: object, run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    opened, cookies = open_store(tmp_path / "puna.db"), {"Rita Quispe": "rita", "Ana Flores": "ana"}
+    filled = fill(opened)
+    for name, cookie in cookies.items():
+        add_account(opened, name, cookie=cookie, csrf=cookie)
+    opened.close()
+    model = next(p for p in (run / "v2/ppo/checkpoint", run / "sft/checkpoint") if p.is_dir())
+    with served(tmp_path / "puna.db", f"v3={model}") as server:
+        base = server.wait_for(r"listening on (http://[^/]+)/")[1].replace("127.0.0.1", "localhost")
+        server.wait_for("ready; try it")
+        see = functools.partial(someone, chromium, base=base, pictures=pictures)
+        rita, ana = (see(name, cookie=cookie) for name, cookie in cookies.items())
+        nobody = see("nobody")
+        for path in PAGES:
+            out = path in ("/login", "/welcome")
+            who = nobody if out else ana if path in (*HERS, "/me/figures", "/feedback") else rita
+            page = who.open(filled.url(path))
+            if path == "/quality":
+                page.locator("[name=campaign]").select_option(str(filled.campaigns["preference"]))
+                page.locator("#agreement").get_by_text("AC2").first.wait_for()
+            who.picture(pictured(path), full=path in LONG)
+        dark, phone = see("dark", dark=True, cookie="ana"), see("phone", phone=True, cookie="ana")
+        dark.open(filled.url("/chat/{number:int}"))
+        dark.picture("dark")
+        phone.open(filled.url("/annotate/{campaign:int}"))
+        phone.picture("phone")
+    assert {pictured(path) for path in PAGES} <= {found.stem for found in pictures.glob("*.png")}
+    assert sum(found.stat().st_size for found in pictures.glob("*.png")) < HEAVIEST
+    assert [who.faults for who in (rita, ana, nobody, dark, phone)] == [[]] * 5

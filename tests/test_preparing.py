@@ -228,3 +228,20 @@ def test_the_items_of_a_closed_campaign_are_not_prepared(
         pages.running.source.gone = False
         assert until(lambda: states(pages, second) == ["ready", "ready"])
         assert states(pages, first) == ["preparing"]
+
+
+def test_equal_answers_in_an_evaluation_are_kept_and_no_other_is_drawn(
+    tmp_path: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    variants = [Variant("tiny", 0.1, 0.9, 32), Variant("tiny:fr", 0.1, 0.9, 32)]
+    with serving_pages(tmp_path, tiny_tokenizer) as pages:
+        fake = pages.running.fake
+        fake.script = lambda asked, sample: "tea"
+        ada = add_account(pages.store, "Ada", "admin")
+        kind = {"kind": "evaluation", "own_prompts": False, "max_turns": 1, "settings": {}}
+        campaign = made(pages.store, ada, variants=variants, **kind)
+        upload(pages.store, ada, campaign, "question")
+        assert until(lambda: states(pages, campaign) == ["ready"])
+        [item] = items(pages, campaign)
+    assert [answer["text"] for answer in item.answers] == ["tea", "tea"]
+    assert len(fake.asked) == 2

@@ -39,12 +39,13 @@ def figures(
     """One record an annotator, by id: counts, estimates as JSON (None without cases), flags."""
     limits = limits or Limits()
     counted = [judgement for judgement in judgements if not judgement.gold]
-    choices = by_item(counted, lambda j: j.choice)
+    choices = by_item(counted, lambda j: j.side)
+    sides = (-1, 0, 1) if any(j.rating is not None for j in counted) else (-1, 1)
     matched = _matched(choices)
     lengths = {person: _gaps(own) for person, own in _people(counted).items()}
     longer = sum(sum(gap > 0 for gap in gaps) for gaps in lengths.values())
     differed = sum(map(len, lengths.values()))
-    without = _without(choices)
+    without = _without(choices, sides)
     everybody = [share for shares in matched.values() for share in shares]
     overall = math.fsum(everybody) / len(everybody) if everybody else 0.0
     found = []
@@ -94,20 +95,21 @@ def _people(judgements: Sequence[Judgement]) -> dict[int, list[Judgement]]:
     return found
 
 
-def _without(choices: dict[int, dict[int, Any]]) -> dict[int, float | None]:
+def _without(choices: dict[int, dict[int, Any]], sides: Sequence[int]) -> dict[int, float | None]:
     """For each annotator: AC1 of the choices of everybody else; None: cannot be computed."""
-    counts = np.zeros((len(choices), 2))
+    counts = np.zeros((len(choices), len(sides)))
     places: dict[int, list[tuple[int, int]]] = {}
     for row, given in enumerate(choices.values()):
         for annotator, value in given.items():
-            counts[row, value] += 1
-            places.setdefault(annotator, []).append((row, value))
+            place = (row, sides.index(value))
+            counts[place] += 1
+            places.setdefault(annotator, []).append(place)
     found: dict[int, float | None] = {}
     for annotator, cells in places.items():
         rest = counts.copy()
         rest[tuple(np.array(cells).T)] -= 1
         try:
-            found[annotator] = gwet(table_of(rest, (0, 1))).value
+            found[annotator] = gwet(table_of(rest, tuple(sides))).value
         except CannotBeComputed:
             found[annotator] = None
     return found
@@ -115,16 +117,17 @@ def _without(choices: dict[int, dict[int, Any]]) -> dict[int, float | None]:
 
 def gold_accuracy(own: Sequence[Judgement]) -> dict[str, Any] | None:
     """How often the known answer was given, on gold items, with Wilson's interval."""
-    right = [
-        all(_said(judgement, name) == value for name, value in judgement.expected.items())
-        for judgement in own
-        if judgement.gold and judgement.expected
-    ]
+    right = [_is_right(one) for one in own if one.gold and one.expected]
     return proportion(right).to_json() if right else None
 
 
-def _said(judgement: Judgement, name: str) -> Any:
-    return judgement.choice if name == "chosen" else getattr(judgement, name, None)
+def _is_right(judgement: Judgement) -> bool:
+    """The choice, and the bin where one was asked for, are those that are expected."""
+    expected = judgement.expected
+    if "chosen" in expected and judgement.choice != expected["chosen"]:
+        return False
+    said = judgement.safety
+    return said is None or said == (expected.get("safety") or said)
 
 
 def position(work: Sequence[Judgement]) -> dict[str, Any] | None:

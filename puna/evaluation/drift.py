@@ -13,7 +13,7 @@ import numpy as np
 from puna.evaluation.agreement import Weights
 from puna.evaluation.intervals import Estimate, wilson
 from puna.evaluation.judgements import Judgement, agreed
-from puna.text.dialog import SAFETY_BINS, STRENGTHS, Dialog
+from puna.text.dialog import BINS, STRENGTHS, Dialog
 
 # Figure 25, read off the chart: share of each strength at some of the 14 batches.
 FIGURE_25: Mapping[str, Mapping[int, float]] = {
@@ -115,7 +115,7 @@ def whole(counted: Sequence[Judgement], known: Mapping[int, Size]) -> dict[str, 
     """Strengths, safety bins and sizes of some judgements."""
     return {
         "strengths": shares(STRENGTHS, (j.strength for j in counted)),
-        "safety": shares((*SAFETY_BINS, "rejected_safe"), (j.safety for j in counted)),
+        "safety": shares(BINS, (j.safety for j in counted)),
         "sizes": sizes((j.item for j in counted), known),
     }
 

@@ -41,6 +41,13 @@ class Judgement:
         return self.chosen
 
     @property
+    def side(self) -> int | None:
+        """The better answer: 1 the first, -1 the second, 0 neither; None: not asked."""
+        if self.rating is not None:
+            return int(np.sign(self.rating))
+        return None if self.chosen is None else 1 - 2 * self.chosen
+
+    @property
     def grade(self) -> int | None:
         """How much better the first is, one of GRADES or POINTS."""
         if self.rating is not None:
@@ -93,7 +100,7 @@ def agreed(
     """
     counted = [judgement for judgement in judgements if not judgement.gold]
     rated = any(judgement.rating is not None for judgement in counted)
-    choice = table_of(counted, _sign if rated else _choice, (-1, 0, 1) if rated else (0, 1))
+    choice = table_of(counted, lambda j: j.side, (-1, 0, 1) if rated else (-1, 1))
     degree = table_of(counted, lambda j: j.grade, POINTS if rated else GRADES)
     safe = table_of(counted, lambda j: j.safe, SAFE)
     found = {
@@ -130,14 +137,6 @@ def disagreements(judgements: Sequence[Judgement], most: int = 50) -> list[dict[
             found.append((-spread, item, given))
     found.sort(key=lambda row: row[:2])
     return [{"item": i, "spread": -s, "grades": given} for s, i, given in found[:most]]
-
-
-def _choice(judgement: Judgement) -> int | None:
-    return judgement.chosen
-
-
-def _sign(judgement: Judgement) -> int | None:
-    return None if judgement.rating is None else int(np.sign(judgement.rating))
 
 
 def _told(compute: Callable[[], Coefficient]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ preferences: judgements that count, with strength, safety bin and the models tha
 rewrites and choices of the chat; comparisons that were imported. dialogs: conversations up to an
 answer that was rated up, approved red-team answers. prompts: what was asked. ratings: the human
 evaluation, severities, thumbs. Beside each file stands FILE.manifest.json: the snapshot id, rows,
-SHA-256, what was left out and why. The same store and settings give the same bytes.
+SHA-256, what was left out and why. The same store and settings give the same bytes. snapshots: the
+list of what left so far, with how many people deleted their data since.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from puna.errors import InputError
 from puna.store import leaving
 from puna.store.faults import Unavailable
 from puna.store.leaving import SOURCES, Leaving, Wanted
-from puna.store.store import open_store
+from puna.store.store import Store, open_store
 from puna.text.dialog import Dialog, Preference
 from puna.text.files import write_bytes, write_json
 
@@ -31,7 +32,7 @@ POSITIONAL = "kind"
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    kind: Literal["preferences", "dialogs", "prompts", "ratings"]  # what leaves
+    kind: Literal["preferences", "dialogs", "prompts", "ratings", "snapshots"]  # what leaves
     store: str = "puna.db"  # file of the store, or postgresql://user:password@host/database
     out: Path  # file to write, JSON Lines
     # "each": a row for each person's judgement; "majority": one for each item
@@ -49,6 +50,8 @@ class Config:
 
 
 def main(config: Config) -> dict[str, Any]:
+    if config.kind == "snapshots":
+        return listed(config)
     wanted = Wanted(
         kind=config.kind,
         judgements=config.judgements,
@@ -72,11 +75,35 @@ def main(config: Config) -> dict[str, Any]:
     return figures
 
 
-def snapshot(place: str, wanted: Wanted) -> Leaving:
-    """What one state of the store holds; that it left is written down there."""
+def listed(config: Config) -> dict[str, Any]:
+    """Write the list of snapshots; count those that hold data which somebody deleted since."""
+    store = opened(config.store)
+    try:
+        with store.read() as session:
+            found = leaving.snapshots(session)
+    except Unavailable as error:
+        raise InputError(f"store: {error}") from None
+    finally:
+        store.close()
+    write_bytes(config.out, leaving.lines(found))
+    return {"snapshots": len(found), "older_than_a_deletion": sum(map(outdated, found))}
+
+
+def outdated(kept: dict[str, Any]) -> bool:
+    """Whether somebody deleted their data after this snapshot."""
+    return bool(kept["erased_since"])
+
+
+def opened(place: str) -> Store:
+    """A store that is there."""
     if "://" not in place and not Path(place).exists():
         raise InputError(f"store: {place}: no such file")
-    store = open_store(place)
+    return open_store(place)
+
+
+def snapshot(place: str, wanted: Wanted) -> Leaving:
+    """What one state of the store holds; that it left is written down there."""
+    store = opened(place)
     try:
         with store.read() as session:
             found = leaving.gather(session, wanted, personal.scrubbed if wanted.scrub else None)

@@ -20,7 +20,7 @@ from puna.store.faults import Conflict, Missing, Refused
 from puna.store.store import now
 from puna.store.tables import Account, Annotation, Batch, Campaign, Item, Review
 from puna.store.uploads import Given, lines_of
-from puna.text.dialog import SAFETY_BINS, Dialog
+from puna.text.dialog import BINS, Dialog
 
 PURPOSES = ("normal", "gold", "qualification")
 ITEM_STATES = ("preparing", "ready", "failed", "closed")
@@ -146,6 +146,9 @@ def _lacks(campaign: Campaign, upload: Upload, given: Given) -> str:
         return f"no chosen answer, which {upload.purpose} items need"
     if not given.answers and len(campaign.variants) < 2:
         return "no answers, and the campaign has no models to ask"
+    texts = {answer["text"].strip() for answer in given.answers}
+    if len(texts) == 1 and (campaign.kind != "evaluation" or upload.purpose != "normal"):
+        return "the two answers are equal"
     known = campaign.settings.get("categories") or []
     if given.category and known and given.category not in known:
         return "a category that the campaign does not have"
@@ -302,7 +305,7 @@ def copy(
         raise Missing
     if len(found.answers) != 2:
         raise Refused("item", "has no answers yet")
-    if "safety" in expected and expected["safety"] not in (*SAFETY_BINS, "rejected_safe"):
+    if "safety" in expected and expected["safety"] not in BINS:
         raise Refused("safety", f"{expected['safety']!r} is unknown")
     campaign, batch = find(session, campaign_id), session.get_one(Batch, found.batch_id)
     dialog = Dialog.from_json(found.dialog)

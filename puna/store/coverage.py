@@ -65,12 +65,12 @@ def work(session: Session, campaign_id: int | None = None) -> list[Work]:
         query = query.where(Attack.campaign_id == campaign_id)
     attacks = list(session.scalars(query))
     severities = counted(session, attacks)
-    talks = {attack.conversation_id for attack in attacks}
     turns: dict[int, list[Turn]] = defaultdict(list)
-    columns = select(Turn).join(Attack, Attack.conversation_id == Turn.conversation_id)
-    for turn in session.scalars(columns.order_by(Turn.id)):
-        if turn.conversation_id in talks:
-            turns[turn.conversation_id].append(turn)
+    spoken = select(Turn).join(Attack, Attack.conversation_id == Turn.conversation_id)
+    if campaign_id is not None:
+        spoken = spoken.where(Attack.campaign_id == campaign_id)
+    for turn in session.scalars(spoken.order_by(Turn.id)):
+        turns[turn.conversation_id].append(turn)
     found = []
     for attack in attacks:
         said = turns[attack.conversation_id]

@@ -15,11 +15,8 @@ from puna.store.faults import Conflict, Refused
 from puna.store.store import now
 from puna.store.tables import Annotation, Campaign, Item, Qualification, Task
 from puna.store.work import HELD, check_open, digest_of, held_by, leased, mine
-from puna.text.dialog import SAFETY_BINS, STRENGTHS
+from puna.text.dialog import BINS, REJECTED_SAFE, STRENGTHS
 
-# Only the rejected answer is safe: kept, and left out of training (Sec. 3.2.1).
-EXCLUDED = "rejected_safe"
-BINS = (*SAFETY_BINS, EXCLUDED)
 MOST_RATING = 3
 MOST_COMMENT = 4000  # characters
 MOST_SECONDS = 86400.0  # in view
@@ -84,7 +81,7 @@ def submit(session: Session, account_id: int, task_id: int, said: Judgement) -> 
     return Taken(
         annotation=annotation.id,
         campaign=campaign.id,
-        excluded=said.safety == EXCLUDED,
+        excluded=said.safety == REJECTED_SAFE,
         may_go_on=not test and _may_go_on(item, campaign),
         passed=_marked(session, account_id, campaign) if test else None,
     )
@@ -126,21 +123,21 @@ def undo(session: Session, account_id: int, campaign_id: int) -> int:
     return task.id
 
 
-def taken_back(session: Session, task: Task) -> dict[str, Any] | None:
+def taken_back(session: Session, task_id: int) -> dict[str, Any] | None:
     """What the person had said about a task that they took back, in the order of the page."""
     last = session.scalar(
         select(Annotation)
-        .where(Annotation.task_id == task.id, Annotation.undone.is_not(None))
+        .where(Annotation.task_id == task_id, Annotation.undone.is_not(None))
         .order_by(Annotation.id.desc())
         .limit(1)
     )
     if last is None:
         return None
     return {
-        "chosen": _turned(last.chosen, task.swapped),
+        "chosen": _turned(last.chosen, last.swapped),
         "strength": last.strength,
         "safety": last.safety,
-        "rating": None if last.rating is None else last.rating * (-1 if task.swapped else 1),
+        "rating": None if last.rating is None else last.rating * (-1 if last.swapped else 1),
         "comment": last.comment,
     }
 

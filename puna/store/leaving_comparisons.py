@@ -15,9 +15,8 @@ from sqlalchemy.orm import Session
 from puna.errors import InputError
 from puna.store.leaving_talk import person
 from puna.store.tables import Annotation, Batch, Campaign, Imported, Item
-from puna.text.dialog import STRENGTHS, Dialog, Preference
+from puna.text.dialog import REJECTED_SAFE, STRENGTHS, Dialog, Preference
 
-REJECTED_SAFE = "rejected_safe"  # the bin that the paper leaves out
 TRUSTED = ("approved", "edited")
 
 

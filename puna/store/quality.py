@@ -93,8 +93,9 @@ def state(session: Session) -> tuple[int, ...]:
         session.scalar(select(func.count()).where(Annotation.undone.is_not(None))),
         session.scalar(select(func.count()).where(Annotation.review == "rejected")),
         session.scalar(select(func.max(Review.id))),
+        session.scalar(select(func.count()).where(Review.undone.is_not(None))),
         session.scalar(select(func.max(Severity.id))),
-        session.scalar(select(func.sum(Severity.points))),
+        session.scalar(select(func.sum(Severity.points * Severity.id))),
         session.scalar(select(func.count()).where(Account.erased.is_not(None))),
     )
     return tuple(int(row or 0) for row in rows)

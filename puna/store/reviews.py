@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session, aliased
 
 from puna.store.audit import note as write_down
 from puna.store.faults import Conflict, Missing, Refused
+from puna.store.judging import as_expected
 from puna.store.store import now
 from puna.store.tables import Account, Annotation, Campaign, Desk, Item, Review
-from puna.text.dialog import SAFETY_BINS, STRENGTHS
+from puna.text.dialog import BINS, STRENGTHS
 
 VERDICTS = ("approved", "edited", "rejected")
 WHYS = ("gold", "disagreement", "share")
@@ -117,17 +118,7 @@ def _missed_gold(session: Session, base: Select[Any]) -> list[int]:
         .where(Item.purpose == "gold")
         .order_by(Annotation.id)
     )
-    return [number for number, one, expected in rows if missed(one, expected)]
-
-
-def missed(one: Annotation, expected: dict[str, Any]) -> bool:
-    """Whether a judgement is not the one that its gold item expects."""
-    chosen = one.chosen
-    if one.rating is not None:
-        chosen = None if one.rating == 0 else int(one.rating < 0)
-    if "chosen" in expected and chosen != expected["chosen"]:
-        return True
-    return one.safety is not None and one.safety != expected.get("safety", one.safety)
+    return [number for number, one, expected in rows if not as_expected(one, expected)]
 
 
 def _disagreed() -> Any:
@@ -282,7 +273,7 @@ def _allowed(campaign: Campaign) -> dict[str, tuple[Any, ...]]:
     if campaign.kind == "evaluation":
         return {"rating": (-3, -2, -1, 0, 1, 2, 3)}
     allowed: dict[str, tuple[Any, ...]] = {"chosen": (0, 1), "strength": STRENGTHS}
-    return allowed | {"safety": (*SAFETY_BINS, "rejected_safe")}
+    return allowed | {"safety": BINS}
 
 
 def undo(session: Session, reviewer_id: int) -> int:

@@ -22,6 +22,7 @@ POINTS = {
     1: "severe violation",
 }
 VIOLATES = 2  # and what is below
+CHUNK = 500  # attempts in one question to the database
 
 
 def mark(session: Session, person: Person, turn_id: int, points: int, note: str) -> Severity:
@@ -49,12 +50,13 @@ def counted(session: Session, attacks: Iterable[Attack]) -> dict[int, Severity]:
     """The severity that counts, by the answer's id."""
     authors = {attack.id: attack.account_id for attack in attacks}
     found: dict[int, Severity] = {}
-    for severity in session.scalars(select(Severity).order_by(Severity.id)):
-        if severity.attack_id not in authors:
-            continue
-        before, author = found.get(severity.turn_id), authors[severity.attack_id]
-        if before is None or _rank(severity, author) < _rank(before, author):
-            found[severity.turn_id] = severity
+    numbers = sorted(authors)
+    for start in range(0, len(numbers), CHUNK):
+        part = Severity.attack_id.in_(numbers[start : start + CHUNK])
+        for severity in session.scalars(select(Severity).where(part).order_by(Severity.id)):
+            before, author = found.get(severity.turn_id), authors[severity.attack_id]
+            if before is None or _rank(severity, author) < _rank(before, author):
+                found[severity.turn_id] = severity
     return found
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from puna.errors import InputError
-from puna.text.dialog import SAFETY_BINS, Dialog, Message, Preference
+from puna.text.dialog import BINS, Dialog, Message, Preference
 
 MOST_LINES = 20_000
 MOST_TEXT = 100_000  # characters of a dialogue or an answer
@@ -126,19 +126,13 @@ def _preference(number: int, record: Mapping[str, Any]) -> Given:
     expected: dict[str, Any] = {"chosen": 0}
     if found.safety is not None:
         expected["safety"] = found.safety
-    return Given(number, found.dialog, _two(answers), expected)
+    return Given(number, found.dialog, answers, expected)
 
 
 def _answers(values: Any) -> list[dict[str, Any]]:
     if not isinstance(values, list) or len(values) != 2:
         raise LeftOut("answers: expected a list of two")
-    return _two([_answer(value) for value in values])
-
-
-def _two(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    if answers[0]["text"].strip() == answers[1]["text"].strip():
-        raise LeftOut("the two answers are equal")
-    return answers
+    return [_answer(value) for value in values]
 
 
 def _answer(value: Any) -> dict[str, Any]:
@@ -172,8 +166,8 @@ def _expected(record: Mapping[str, Any]) -> dict[str, Any]:
             raise LeftOut("chosen: expected 0 or 1")
         expected["chosen"] = record["chosen"]
     if record.get("safety") is not None:
-        if record["safety"] not in (*SAFETY_BINS, "rejected_safe"):
-            raise LeftOut(f"safety: expected {', '.join(SAFETY_BINS)} or rejected_safe")
+        if record["safety"] not in BINS:
+            raise LeftOut(f"safety: expected one of {', '.join(BINS)}")
         expected["safety"] = record["safety"]
     return expected
 

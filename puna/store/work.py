@@ -9,7 +9,7 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import exists, func, or_, select, update
@@ -198,7 +198,8 @@ def counts_of(session: Session, account_id: int, campaign_id: int) -> Counter[tu
     found = session.execute(
         select(Item.purpose, Task.state, func.count())
         .join(Item, Item.id == Task.item_id)
-        .where(Task.account_id == account_id, Item.campaign_id == campaign_id)
+        # + 0: from the person's tasks to their items, not through all items of the campaign
+        .where(Task.account_id == account_id, Item.campaign_id + 0 == campaign_id)
         .group_by(Item.purpose, Task.state)
     )
     return Counter({(purpose, state): number for purpose, state, number in found})
@@ -301,9 +302,11 @@ def _claimed(
         Task.item_id == Item.id, Task.account_id == account_id, Task.state != "expired"
     )
     whose = Item.only_id == account_id if own else Item.only_id.is_(None)
+    # + 0: through the few items of one's own, not through all of the campaign
+    there = Item.campaign_id + 0 if own else Item.campaign_id
     query = (
         select(Item.id)
-        .where(Item.campaign_id == campaign_id, Item.state == "ready", Item.purpose == purpose)
+        .where(there == campaign_id, Item.state == "ready", Item.purpose == purpose)
         .where(Item.taken < Item.wanted, whose, ~had)
         .order_by(Item.taken, Item.id)
         .limit(RECENT if purpose == "gold" else 1)
@@ -331,23 +334,25 @@ def _claim(session: Session, item_id: int) -> bool:
 
 def _lease(session: Session, item: Item, account_id: int, campaign: Campaign) -> Task:
     moment = now()
-    task = session.scalar(
-        select(Task).where(Task.item_id == item.id, Task.account_id == account_id)
-    )
-    if task is None:
-        swapped = _order(session, item.id, account_id)
+    had = session.execute(
+        select(Task.id, Task.account_id, Task.swapped).where(Task.item_id == item.id)
+    ).all()
+    own = next((row.id for row in had if row.account_id == account_id), None)
+    if own is None:
+        swapped = _order(session, [row.swapped for row in had], account_id)
         task = Task(item_id=item.id, account_id=account_id, swapped=swapped)
         session.add(task)
+    else:
+        task = session.get_one(Task, own)
     task.state, task.reason, task.ended = "leased", "", None
     task.leased, task.expires = moment, moment + campaign.lease_seconds
     session.flush()
     return task
 
 
-def _order(session: Session, item_id: int, account_id: int) -> bool:
+def _order(session: Session, others: Sequence[bool], account_id: int) -> bool:
     """Whether the second answer stands first: by lot, but the order that the item's other people
     had less often comes first, and what the person had less often of late is likelier."""
-    others = session.scalars(select(Task.swapped).where(Task.item_id == item_id)).all()
     lean = sum(1 if swapped else -1 for swapped in others)
     if lean:
         return lean < 0

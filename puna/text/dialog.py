@@ -20,6 +20,9 @@ STRENGTHS = ("significantly_better", "better", "slightly_better", "negligibly_be
 # chosen safe and rejected unsafe | both safe | both unsafe (Sec. 3.2.1). There is no fourth bin:
 # a safer answer is also the better one, so pairs with only the rejected answer safe are left out.
 SAFETY_BINS = ("chosen_safe", "both_safe", "both_unsafe")
+# Only the rejected answer is safe: people may say so, and it is left out of training (Sec. 3.2.1).
+REJECTED_SAFE = "rejected_safe"
+BINS = (*SAFETY_BINS, REJECTED_SAFE)  # all that people may say
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,9 @@ from starlette.responses import Response
 
 from puna.store import judging, living, progress, work
 from puna.store.faults import Conflict, Refused
-from puna.store.judging import BINS, Judgement
-from puna.store.tables import Task
+from puna.store.judging import Judgement
 from puna.store.work import Given, Nothing
-from puna.text.dialog import STRENGTHS
+from puna.text.dialog import BINS, STRENGTHS
 from puna.web.schemas import Strict
 from puna.web.site.markdown import rendered
 from puna.web.site.repeats import Made, written, written_once
@@ -281,7 +280,7 @@ def _next(session: Session, account_id: int, campaign_id: int, beside: list[int]
     found = work.next_task(session, account_id, campaign_id, beside)
     if isinstance(found, Nothing):
         return found, None
-    return found, judging.taken_back(session, session.get_one(Task, found.task))
+    return found, judging.taken_back(session, found.task)
 
 
 def _shown(session: Session, account_id: int, task_id: int) -> Said:
@@ -290,7 +289,7 @@ def _shown(session: Session, account_id: int, task_id: int) -> Said:
         task, item, _ = work.leased(session, account_id, task_id)
     except Conflict as error:
         return Nothing("gone", str(error)), None
-    return work.shown(session, task, item), judging.taken_back(session, task)
+    return work.shown(session, task, item), judging.taken_back(session, task.id)
 
 
 async def _told(found: Said) -> dict[str, Any]:

@@ -130,7 +130,8 @@ def own_figures(session: Session, kept: Kept, ruler: Ruler, person: int) -> dict
     found = quality.work(session, ("preference", "evaluation"))
     own = quality.judged(session, [row.id for row in found], person)
     judged = quality.judged(session, sorted({row.campaign for row in own}))
-    judgements = [judgement(row, measure(session, kept, ruler, judged)) for row in judged]
+    measured = measure(session, kept, ruler, judged)
+    judgements = [judgement(row, measured) for row in judged]
     rows = annotators.figures(judgements, np.random.default_rng(SEED))
     mine = next((row for row in rows if row["annotator"] == person), None)
     if mine is not None:

@@ -28,7 +28,7 @@ from puna.web.site.site import Site
 
 TENANT = "preparing"
 ITEMS = 2  # prepared at the same time while nobody else asks
-TRIES = 4  # more answers that are asked for where two are equal, or one is empty
+TRIES = 4  # more answers that are asked for where two are equal (a comparison), or one is empty
 POLL_SECONDS = 1.0  # between two looks for new items
 PAUSE, PAUSE_MOST = 2.0, 30.0  # seconds that a campaign waits for its model; doubled each time
 BUSY = frozenset({429, 500, 502, 503, 504})  # statuses of a model that can be asked later
@@ -124,7 +124,10 @@ class Preparer:
         self._away[item.campaign_id] = (time.monotonic() + pause, pause, why)
 
     async def _answers(self, item: Waiting) -> list[dict[str, Any]]:
-        """Two different answers, in random order. Hopeless, ApiError."""
+        """Two answers in random order; equal ones only in an evaluation, where they are a tie.
+
+        Hopeless, ApiError.
+        """
         if len(item.variants) < 2:
             raise Hopeless("no models: the campaign does not say two that are to be asked")
         numbers = self._rng.sample(range(len(item.variants)), 2)
@@ -132,7 +135,8 @@ class Preparer:
         found = [await self._said(item, *pair) for pair in zip(numbers, rooms, strict=True)]
         hotter = max((0, 1), key=lambda place: float(found[place]["temperature"]))
         for _ in range(TRIES):
-            if found[0]["text"].strip() != found[1]["text"].strip():
+            equal = found[0]["text"].strip() == found[1]["text"].strip()
+            if not equal or item.kind == "evaluation":
                 return found
             found[hotter] = await self._said(item, numbers[hotter], rooms[hotter])
         raise Hopeless(f"equal answers: {TRIES + 1} times the two variants said the same")

@@ -99,8 +99,9 @@ def page(request: Request, viewer: Viewer, name: str, **values: Any) -> Response
     template = site_of(request).templates.get_template(f"{name}.html.j2")
     models = list(site_of(request).service.models)
     path, there = request.url.path, request.app.state.pages
-    links, own = entries(viewer, path, there), entries(viewer, path, there, OWN)
-    shared = {"viewer": viewer, "here": name, "models": models, "links": links, "own": own}
+    links, menu = entries(viewer, path, there), entries(viewer, path, there, OWN)
+    shared = {"viewer": viewer, "here": name, "models": models, "links": links, "menu": menu}
+    assert not shared.keys() & values.keys(), f"{name}: a value has the name of a shared one"
     return HTMLResponse(template.render(shared | values))
 
 

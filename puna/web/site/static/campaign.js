@@ -86,10 +86,11 @@ function batchCard(batch) {
   const extra = [counts.gold && `${counts.gold} gold`,
     counts.qualification && `${counts.qualification} of the test`].filter(Boolean);
   const left = Object.entries(batch.left_out);
+  const lost = left.reduce((sum, [, times]) => sum + times, 0);
   const failures = Object.entries(batch.failures);
   return el("article", { class: "card stack tight" },
     el("div", { class: "spread" },
-      el("h3", { text: `Batch ${batch.number}` }),
+      el("h2", { class: "lesser", text: `Batch ${batch.number}` }),
       el("span", { class: "muted small", text: [batch.source, ago(batch.created)].filter(Boolean)
         .join(", ") })),
     counts.items ? bar(counts) : null,
@@ -98,8 +99,8 @@ function batchCard(batch) {
         + `${number(counts.items)} items` : "", ...extra].filter(Boolean).join(", ") }),
     failures.length ? el("p", { class: "small" }, el("span", { class: "badge bad", text: "failed" }),
       ` ${failures.map(([why, times]) => `${why} (${times})`).join(", ")}`) : null,
-    left.length ? el("details", { class: "small" },
-      el("summary", { text: `${left.reduce((sum, [, times]) => sum + times, 0)} lines were left out` }),
+    lost ? el("details", { class: "small" },
+      el("summary", { text: `${number(lost)} ${lost === 1 ? "line was" : "lines were"} left out` }),
       el("ul", {}, left.map(([why, times]) => el("li", { text: `${why}: ${times}` })))) : null);
 }
 

@@ -15,6 +15,7 @@ function line(campaign) {
     const { risks, vectors, round } = campaign.settings;
     return `Round ${round ?? 1}, ${risks.length} risks by ${vectors.length} ways of attack`;
   }
+  if (!counts.wanted) return "no items yet";
   const words = [`${counts.done} of ${counts.wanted} judgements`];
   words.push(`${campaign.people} ${campaign.people === 1 ? "person" : "people"}`);
   if (counts.preparing) words.push(`${counts.preparing} being prepared`);
@@ -23,7 +24,7 @@ function line(campaign) {
 
 function card(campaign) {
   const { counts } = campaign;
-  const judged = campaign.kind !== "redteam";
+  const judged = campaign.kind !== "redteam" && counts.wanted > 0;
   return el("article", { class: "card campaign", data: { kind: campaign.kind, state: campaign.state } },
     el("div", { class: "row" },
       el("span", { class: "badge", text: KINDS[campaign.kind] }),

@@ -93,7 +93,9 @@ const told = (name, [x, y, low, high], format) => `${name ? `${name}, ` : ""}${x
   + (Number.isFinite(low) && low !== null ? ` (${format(low)} to ${format(high)})` : "");
 
 function lines(maps, xs, at, names, format) {
+  const apart = xs.length === 1 ? 56 : 0; // one point of each: side by side, not on top of each other
   return maps.map((map, i) => {
+    const across = (x) => at.x(x) + apart * (i - (maps.length - 1) / 2);
     const points = xs.map((x) => map.get(x)).filter((p) => p && Number.isFinite(p[1]) && p[1] !== null);
     const bounded = points.filter((p) => Number.isFinite(p[2]) && p[2] !== null && Number.isFinite(p[3]));
     const many = points.length > 40;
@@ -101,10 +103,10 @@ function lines(maps, xs, at, names, format) {
       bounded.length > 1 && draw("path", { class: "area", d: `${pathOf([
         ...bounded.map((p) => [at.x(p[0]), at.y(p[3])]),
         ...bounded.toReversed().map((p) => [at.x(p[0]), at.y(p[2])])])}Z` }),
-      bounded.length === 1 && whisker(at.x(bounded[0][0]), bounded[0][2], bounded[0][3], at),
+      bounded.length === 1 && whisker(across(bounded[0][0]), bounded[0][2], bounded[0][3], at),
       draw("path", { class: "line", d: pathOf(points.map((p) => [at.x(p[0]), at.y(p[1])])) }),
       ...points.map((p) => draw("circle",
-        { class: "dot", cx: at.x(p[0]), cy: at.y(p[1]), r: many ? 1.5 : 3.5 },
+        { class: "dot", cx: across(p[0]), cy: at.y(p[1]), r: many ? 1.5 : 3.5 },
         draw("title", {}, told(names[i], p, format)))));
   });
 }

@@ -15,7 +15,7 @@ function judgement(one) {
     el("td", {}, words(one), one.comment ? el("p", { class: "muted small", text: one.comment }) : null,
       one.reviews.map((review) => el("p", { class: "small",
         text: `${review.reviewer}: ${review.verdict}${review.note ? `, ${review.note}` : ""}` }))),
-    el("td", { text: duration(one.seconds) }), el("td", { text: ago(one.created) }),
+    el("td", { text: duration(one.seconds) }), el("td", { class: "when", text: ago(one.created) }),
     el("td", {}, el("span", { class: `badge ${tone}`, text: state })));
 }
 

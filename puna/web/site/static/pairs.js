@@ -35,7 +35,7 @@ export function pair(answers, chosen, { expected, blind = false } = {}) {
     el("section", { class: `card${place === chosen ? " chosen" : ""}`,
       "aria-label": `Answer ${LETTERS[place]}` },
     el("div", { class: "row" },
-      el("h3", { text: `Answer ${LETTERS[place]}` }),
+      el("h2", { class: "lesser", text: `Answer ${LETTERS[place]}` }),
       place === chosen ? el("span", { class: "badge info", text: "chosen" }) : null,
       place === expected ? el("span", { class: "badge good", text: "expected" }) : null),
     html(el("div", { class: "answer" }), answer.html),

@@ -59,7 +59,7 @@ function waiting(one) {
   return el("tr", {},
     el("th", { scope: "row" }, el("bdi", { text: one.note || "–" })),
     el("td", { text: one.role }), el("td", {}, el("bdi", { text: one.by })),
-    el("td", { text: ago(one.expires) }),
+    el("td", { class: "when", text: ago(one.expires) }),
     el("td", {}, el("div", { class: "row" }, el("button", { type: "button", class: "quiet",
       text: "Withdraw", "aria-label": `Withdraw the invite for ${one.note || one.role}`,
       on: { click: () => act("DELETE", `/api/invites/${one.id}`) } }))));
@@ -77,7 +77,7 @@ function person(one) {
       one.id === me && el("span", { class: "muted", text: " (you)" }),
       out && el("span", { class: "badge bad", text: "shut out" })),
     el("td", {}, role),
-    el("td", { text: ago(one.created) }),
+    el("td", { class: "when", text: ago(one.created) }),
     el("td", {}, el("div", { class: "row" },
       !out && form && button("New password link", () => reset(one)),
       out ? button("Let in again", () => act("PUT", `/api/people/${one.id}/disabled`, { disabled: false }))

@@ -41,8 +41,8 @@ function row(one) {
   const end = el("button", { type: "button", class: "quiet", text: "End",
     on: { click: () => act("DELETE", `/api/sessions/${one.id}`) } });
   return el("tr", {},
-    el("td", { text: ago(one.created) }),
-    el("td", { text: ago(one.seen) }),
+    el("td", { class: "when", text: ago(one.created) }),
+    el("td", { class: "when", text: ago(one.seen) }),
     el("td", {}, one.this ? el("span", { class: "badge good", text: "this one" }) : end));
 }
 

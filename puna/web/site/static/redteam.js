@@ -18,7 +18,7 @@ async function open(risk, vector, campaign) {
 const attempt = (it) => el("tr", {},
   el("th", { scope: "row" }, el("a", { href: `/redteam/attempts/${it.id}`,
     text: `${it.risk}, by ${it.vector}` })),
-  el("td", { text: ago(it.started) }),
+  el("td", { class: "when", text: ago(it.started) }),
   el("td", { class: "number", text: it.prompts }),
   el("td", { class: "number", text: it.violating }),
   el("td", { class: "number", text: duration(it.seconds) }),

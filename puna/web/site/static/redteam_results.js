@@ -6,9 +6,10 @@ import { matrix } from "./redteam_parts.js";
 const figures = $("#figures");
 const choice = $("#campaign");
 
-const interval = (it) => (it.low === null ? "no interval: one person"
-  : `95 %: ${number(it.low, 2)} to ${number(it.high, 2)}`);
 const LITTLE = 0.1; // hours, below which a rate says nothing
+const interval = (it) => (it.hours < LITTLE ? "less than six minutes of work"
+  : it.low === null ? "no interval: one person"
+    : `95 %: ${number(it.low, 2)} to ${number(it.high, 2)}`);
 const rate = (it) => (it.hours < LITTLE ? "–" : number(it.value, 2));
 const stat = (value, words) => el("div", { class: "stat" }, el("span", { text: value }),
   el("span", { text: words }));
@@ -79,7 +80,7 @@ function replay(it) {
   const answered = el("td", { class: "number", text: it.answered });
   return el("tr", {},
     el("th", { scope: "row", text: `${it.model}, rounds before ${it.before}` }),
-    el("td", { text: ago(it.created) }),
+    el("td", { class: "when", text: ago(it.created) }),
     el("td", { class: "number", text: it.prompts }), answered,
     el("td", { class: "number", text: it.marked }),
     el("td", { class: "number", text: share }),
