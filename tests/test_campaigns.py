@@ -483,3 +483,32 @@ def test_the_routes_of_the_review_pass_a_judgement_through(
     assert "<em>this</em>" in told["feedback"][0]["note_html"]
     assert undone == {"annotation": number} and again["next"]["id"] == number
     assert (hidden, pages_of) == (404, [200, 200])
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"prompt": "q", "number": %s}' % ("1" * 5000), "not JSON"),
+        ('{"prompt": "q", "tags": {"a": NaN}}', "not JSON"),
+        ('{"messages": [{"role": "user", "content": "q"}], "tags": {"a": 1e999}}', "not JSON"),
+        ('{"prompt": "q", "tags": {"\\ud800": 1}}', "half a UTF-16 surrogate pair"),
+        ('{"prompt": "q\\u0000"}', "holds a NUL character"),
+        ('{"prompt": "q", "answers": [{"text": "a", "temperature": 1e99}, "b"]}', "temperature"),
+        ('{"prompt": "q", "answers": [{"text": "a", "model": "%s"}, "b"]}' % ("m" * 201), "model"),
+    ],
+    ids=["digits", "nan", "infinite", "half", "nul", "heat", "name"],
+)
+def test_a_line_that_no_page_could_show_again_is_left_out(
+    store: Store, ada: int, line: str, reason: str
+) -> None:
+    added = upload(store, ada, made(store, ada), f"fine\n{line}")
+    assert added.items == 1
+    [left_out] = added.left_out
+    assert reason in left_out
+
+
+@ON_SQLITE
+def test_a_prompt_about_the_nul_character_is_taken(store: Store, ada: int) -> None:
+    line = '{"prompt": "What is \\\\u0000?"}'
+    assert upload(store, ada, made(store, ada), line).items == 1

@@ -12,6 +12,7 @@ A line that cannot be taken is left out with a reason; the others are kept.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,9 @@ from puna.text.dialog import BINS, Dialog, Message, Preference
 
 MOST_LINES = 20_000
 MOST_TEXT = 100_000  # characters of a dialogue or an answer
+NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # as JSON writes it, and no other words
+MOST_NAME = 200  # characters of a model's name or version
+MOST_NUMBER = 100  # a temperature, or a share of the probability
 ABOUT_ANSWERS = ("model", "version", "temperature", "top_p")
 
 
@@ -61,14 +65,24 @@ def _line(number: int, line: str, system: str, category: str) -> Given:
     if line[0] != "{":
         dialog = Dialog((Message("user", line),))
         return _finished(Given(number, dialog, category=category), system)
-    try:
-        record = json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
-        raise LeftOut("not JSON") from None
-    if "\0" in json.dumps(record, ensure_ascii=False):
-        raise LeftOut("holds a NUL character")
+    record = _record(line)
     given = _preference(number, record) if "rejected" in record else _prompt(number, record)
     return _finished(given, system, _category(record) or category)
+
+
+def _record(line: str) -> Any:
+    """The JSON of a line: what Python's reader takes besides JSON could not be shown again."""
+    try:
+        record = json.loads(line)
+        text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except UnicodeEncodeError:
+        raise LeftOut("has half a UTF-16 surrogate pair, which is not text") from None
+    except (ValueError, RecursionError):  # also NaN, infinite numbers, thousands of digits
+        raise LeftOut("not JSON") from None
+    if NUL.search(text):
+        raise LeftOut("holds a NUL character")
+    return record
 
 
 def _finished(given: Given, system: str, category: str = "") -> Given:
@@ -139,6 +153,8 @@ def _about(record: Any) -> dict[str, Any]:
         value = known.get(name)
         numeric = isinstance(value, int | float) and not isinstance(value, bool)
         if numeric if found[name] is None else isinstance(value, str):
+            if len(value) > MOST_NAME if isinstance(value, str) else not 0 <= value <= MOST_NUMBER:
+                raise LeftOut(f"{name}: is too large")
             found[name] = value
     return found
 
