@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -96,18 +97,19 @@ def started(place: str) -> tuple[subprocess.Popen[bytes], str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     words = [sys.executable, "-m", "puna", "serve", "--web", f"--store={place}", f"--port={port}"]
-    process = subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    said = tempfile.TemporaryFile()
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said)
     url = f"http://127.0.0.1:{port}"
     end = time.monotonic() + 60
     while time.monotonic() < end and process.poll() is None:
         try:
             if httpx2.get(url, timeout=5).status_code < 500:
+                said.close()
                 return process, url
         except httpx2.HTTPError:
             time.sleep(0.05)
-    raise AssertionError("the server did not start")
+    said.seek(0)
+    raise AssertionError(f"the server did not start, {process.poll()}: {said.read().decode()}")
 
 
 def check(store: Store, people: list[Annotator]) -> None:

@@ -151,10 +151,15 @@ def _about(record: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"model": "", "version": "", "temperature": None, "top_p": None}
     for name in ABOUT_ANSWERS:
         value = known.get(name)
-        numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        if numeric if found[name] is None else isinstance(value, str):
-            if len(value) > MOST_NAME if isinstance(value, str) else not 0 <= value <= MOST_NUMBER:
-                raise LeftOut(f"{name}: is too large")
+        if found[name] is not None:
+            fits, large = isinstance(value, str), isinstance(value, str) and len(value) > MOST_NAME
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            fits, large = True, not 0 <= value <= MOST_NUMBER
+        else:
+            fits = large = False
+        if large:
+            raise LeftOut(f"{name}: is too large")
+        if fits:
             found[name] = value
     return found
 
