@@ -282,7 +282,8 @@ def test_there_is_a_picture_of_every_page_with_data(
             page = who.open(filled.url(path))
             if path == "/quality":
                 page.locator("[name=campaign]").select_option(str(filled.campaigns["preference"]))
-                page.locator("#agreement").get_by_text("AC2").first.wait_for()
+                page.get_by_text("Batch 4", exact=True).first.wait_for()
+                page.locator("[aria-busy=true]").first.wait_for(state="detached")
             who.picture(pictured(path), full=path in LONG)
         dark, phone = see("dark", dark=True, cookie="ana"), see("phone", phone=True, cookie="ana")
         dark.open(filled.url("/chat/{number:int}"))
