@@ -14,6 +14,7 @@ from puna.store import audit, logins, people
 from puna.store.passwords import Cost, Passwords
 from puna.text.tokenizer import Tokenizer
 from puna.web.failures import ApiError
+from puna.web.site.app import all_routes
 from puna.web.site.door import own_origin
 from puna.web.site.hashing import Hashing
 from puna.web.site.site import Site
@@ -583,6 +584,22 @@ def test_every_answer_has_the_headers_also_faults(
         kept = "no-cache" if path.startswith("/static") else "no-store"
         assert answer.headers["cache-control"] == kept
         assert "private text" not in answer.text
+
+
+def test_every_page_of_the_site_has_the_headers_and_no_token_in_its_links(pages: Pages) -> None:
+    ada = pages.person("Ada", "admin")
+    paths = {r.path for r in all_routes() if r.method == "GET" and not r.path.startswith("/api/")}
+    assert {"/", "/login", "/welcome", "/chat", "/audit", "/quality"} <= paths
+    for path in sorted(re.sub(r"{\w+:int}", "1", path) for path in paths):
+        answer = ada.http.get(path, headers={"accept": "text/html"})
+        assert answer.status_code in (200, 404), path
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"], path
+        assert answer.headers["x-content-type-options"] == "nosniff", path
+        assert answer.headers["cache-control"] == "no-store", path
+        assert answer.headers["referrer-policy"] == "no-referrer", path
+        assert ada.cookie not in answer.text, path
+        links = re.findall(r'(?:href|src|action)="([^"]*)"', answer.text)
+        assert [link for link in links if ada.csrf in link or "token=" in link] == [], path
 
 
 def test_static_files_are_asked_for_again_by_their_etag(pages: Pages) -> None:

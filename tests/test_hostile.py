@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -123,9 +124,11 @@ def reviewed(rita: Person) -> None:
 
 def attacked(pages: Pages, ada: Person, rita: Person, anna: Person) -> dict[str, int]:
     """Attempts, notes, safe answers, reasons, replays."""
-    made = asdict(rules(f"red {LINES[1]}")) | {"kind": "redteam", "aim": "safety", "guidelines": ALL}
+    made = asdict(rules(f"red {LINES[1]}")) | {"kind": "redteam", "aim": "safety"}
+    made["guidelines"] = ALL
     made["settings"] = {"risks": WORDS[:32], "vectors": WORDS[32:64], "round": 1}
-    made |= {"own_prompts": True, "max_turns": 16}
+    one = {"model": "tiny", "temperature": 0.6, "top_p": 0.9, "max_tokens": 4096}
+    made |= {"own_prompts": True, "max_turns": 16, "variants": [one]}
     number = ok(ada, "POST", "/api/campaigns", made)["id"]
     ok(ada, "POST", f"/api/campaigns/{number}/state", {"state": "open"})
     place = {"campaign": number, "risk": WORDS[0], "vector": WORDS[32]}
@@ -133,7 +136,7 @@ def attacked(pages: Pages, ada: Person, rita: Person, anna: Person) -> dict[str,
     path, after = f"/api/redteam/attempts/{attempt}", 0
     for first in range(0, len(HOSTILE), STEP):
         text = "\n\n".join(HOSTILE[first : first + STEP])
-        pages.running.fake.script = lambda asked, sample, text=text: text
+        pages.running.fake.script = lambda *_, said=text: said
         said = anna.http.post(f"{path}/messages", json={"after": after, "text": text})
         last = events(said)[-1]
         assert last.get("turn"), last
@@ -142,12 +145,14 @@ def attacked(pages: Pages, ada: Person, rita: Person, anna: Person) -> dict[str,
         mark = {"points": 1, "note": text}
         ok(anna, "PUT", f"/api/redteam/turns/{after}/severity", mark)
     ok(anna, "POST", f"{path}/timer", {"action": "end"})
-    pages.running.fake.reset()
     for draft in ok(anna, "GET", f"/api/redteam?campaign={number}")["violations"]:
         ok(anna, "PUT", f"/api/redteam/drafts/{draft['id']}", {"answer": ALL[:9000]})
     body = {"model": "tiny", "before": 2, "phrases": [w for w in WORDS if len(w) > 1][:32]}
+    parts = cycle(HOSTILE)
+    pages.running.fake.script = lambda *_: next(parts)
     replay = ok(rita, "POST", "/api/redteam/replays", body)["id"]
     ok(rita, "POST", f"/api/redteam/replays/{replay}/ask", {})
+    pages.running.fake.reset()
     return {"redteam": number, "attempt": attempt, "replay": replay}
 
 

@@ -63,7 +63,7 @@ def begun(who: Person, vector: str = "other", campaign: int = 1) -> str:
 
 
 def events(answer: httpx2.Response) -> list[Any]:
-    lines = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
+    lines = [line[6:] for line in answer.text.split("\n") if line.startswith("data: ")]
     return [json.loads(line) for line in lines if line != "[DONE]"]
 
 
