@@ -20,11 +20,19 @@ from tests.hostile import HOSTILE, RUN
 from tests.pages import Pages, Person, add_account, serving_pages
 from tests.test_site_chat import hostile_file
 from tests.test_site_redteam import events
+from tests.web import until
 
 ALL = "\n\n".join(HOSTILE)
 LINES = [" ".join(text.split())[:200] for text in HOSTILE]
 WORDS = list(dict.fromkeys(line[:60].strip() for line in LINES))
 STEP = 14  # a part of the strings in each of a few requests that each cost a model's answer
+
+HACKED = "[window.hacked, document.querySelectorAll('main img').length]"
+OPEN = """() => {
+  for (const one of document.querySelectorAll("main details")) one.open = true;
+  for (const one of document.querySelectorAll("main [role=tab]")) one.click();
+  return document.querySelector("main").textContent + document.title;
+}"""  # what is folded away is shown too
 
 
 @pytest.fixture(scope="module")
@@ -199,15 +207,35 @@ def test_hostile_strings_in_every_text_run_nothing_on_any_page(
             visit = windows[name] = browser.visit(pages, path, pages.people[name])
         else:
             visit.open(path)
-        seen += visit.page.content()
-        hacked = visit.page.evaluate(
-            "[window.hacked, document.querySelectorAll('main img').length]"
-        )
-        if hacked != [None, 0] or visit.faults():
-            wrong.append((name, path, hacked, visit.faults()[:3]))
+        seen += visit.page.evaluate(OPEN)
+        visit.settle(1.0)
+        hacked, pictures = visit.page.evaluate(HACKED)
+        if hacked is not None or pictures or visit.faults():
+            wrong.append((name, path, hacked, pictures, visit.faults()[:3]))
             visit.errors.clear()
             visit.violations.clear()
             visit.answers.clear()
     assert wrong == []
     assert list(pages.site.reports) == []
-    assert RUN in seen and "evil.invalid" in seen  # they were there
+    assert [line for line in LINES if line[:20].strip() not in seen] == []  # they were there
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "text", [f"<img src=x onerror={RUN}>", "<img src=//evil.invalid/x.png>", f"<svg onload={RUN}>"]
+)
+def test_a_string_that_became_an_element_would_have_been_noticed(
+    browser: Browser, pages: Pages, text: str
+) -> None:
+    visit = browser.visit(pages, "/", pages.person("Carla"))
+    assert visit.faults() == []
+
+    def unescaped(route: Any) -> None:  # as if a template had not escaped it
+        answer = route.fetch()
+        route.fulfill(response=answer, body=answer.text().replace("</main>", f"{text}</main>"))
+
+    visit.page.route("**/profile", unescaped)
+    visit.open("/profile")
+    assert until(lambda: visit.page.evaluate("1") and visit.faults())
+    assert until(lambda: pages.site.reports)
+    pages.site.reports.clear()
