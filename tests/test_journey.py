@@ -38,6 +38,13 @@ PROMPTS = (
     "How much are a tea and a scone together?",
     "What would you take with a flat white?",
 )
+QUESTIONS = (
+    "What does a latte cost?",
+    "Can I get two oat lattes and a scone?",
+    "When do you open on Friday, and who is there then?",
+    "What would you take if you were very hungry and had ten dollars?",
+    "Tell me about your teas, please.",
+)
 TEST = (
     ("Do you have oat milk?", "Yes, for every drink.", "Go away.", 0),
     ("Where can I sit?", "No.", "By the window, or outside.", 1),
@@ -181,9 +188,12 @@ def compared(who: Someone) -> None:
     page.locator("#compare").click()
     page.get_by_label("Model", exact=True).last.select_option("second")
     who.picture("chat-settings")
-    page.locator("#text").fill("What does a latte cost?")
-    page.keyboard.press("Enter")
-    page.locator(".verdict").wait_for(timeout=60_000)
+    for question in QUESTIONS:  # two models can say the same
+        page.locator("#text").fill(question)
+        page.keyboard.press("Enter")
+        page.locator(".verdict").last.wait_for(timeout=60_000)
+        if page.get_by_role("button", name="second: better", exact=True).count():
+            break
     who.picture("chat-compare")
     page.get_by_role("button", name="second: better", exact=True).click()
     page.locator(".verdict").wait_for(state="detached")

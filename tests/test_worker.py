@@ -243,7 +243,8 @@ def test_garbage_ends_the_connection_and_not_the_worker(
     assert free == BLOCKS
     again.close()
     running[0].terminate()
-    assert "the web process is gone: request" in finished(running[0])[1]
+    # why is a race: what was read, or that nobody reads on
+    assert "the web process is gone: " in finished(running[0])[1]
 
 
 def test_a_fault_of_one_request_ends_that_request_alone(client: Client) -> None:

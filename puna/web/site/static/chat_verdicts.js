@@ -53,6 +53,10 @@ export async function askThumb(turn, up, known) {
 
 /** Below two answers: which is better, by how much. `chosen(record)` gets the conversation. */
 export function verdict(first, second, strengths, chosen) {
+  if (first.text.trim() === second.text.trim()) {
+    return el("p", { class: "verdict card", role: "status",
+      text: "Both say the same. Write on, or ask for another answer of one of them." });
+  }
   const error = el("p", { class: "error", role: "alert" });
   const pick = async (better, worse, strength) => {
     try {
