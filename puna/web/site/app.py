@@ -67,6 +67,7 @@ def build(site: Site) -> Starlette:
     async def life(app: Starlette) -> AsyncIterator[None]:
         async with preparing.running(site), chat.talking(site, app.state.writers):
             yield
+        site.close()
 
     paths: dict[str, list[Route]] = {}
     for route in all_routes():

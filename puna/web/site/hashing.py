@@ -30,6 +30,10 @@ class Hashing:
         """Whether this is the password; as much work where none is kept."""
         return await self._beside(lambda: self.passwords.matches(kept, password))
 
+    def close(self) -> None:
+        """Let the threads end."""
+        self._threads.shutdown(wait=False)
+
     async def _beside(self, job: Callable[[], T]) -> T:
         if self._running >= self._most:
             raise unavailable("too many people log in at this moment", 2)

@@ -73,6 +73,11 @@ class Site:
         """What `work(session, ...)` says; what it changed is on the disk before this returns."""
         return await self._beside(partial(self._writing, work, *args, **named))
 
+    def close(self) -> None:
+        """Let the threads end: what they have begun is still done."""
+        self._threads.shutdown(wait=False)
+        self.hashing.close()
+
     async def _beside(self, job: Callable[[], T]) -> T:
         # A write that has begun ends, whether or not its client waits for it.
         running = asyncio.get_running_loop().run_in_executor(self._threads, job)
