@@ -8,8 +8,8 @@ from sqlalchemy import exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from puna.store.store import now
-from puna.store.tables import Annotation, Campaign, Item, Qualification, Task
-from puna.store.work import WORKING, counts_of
+from puna.store.tables import Annotation, Campaign, Item, Task
+from puna.store.work import WORKING, counts_of, test_result
 
 DAY = 86400.0
 KEPT_DAYS = 400  # of judgements that a streak looks at
@@ -43,11 +43,7 @@ def test_of(session: Session, account_id: int, campaign: Campaign) -> dict[str, 
     what was right is told at its end. None: the campaign has none."""
     if not campaign.pass_mark:
         return None
-    row = session.scalar(
-        select(Qualification)
-        .where(Qualification.campaign_id == campaign.id)
-        .where(Qualification.account_id == account_id)
-    )
+    row = test_result(session, account_id, campaign.id)
     tasks = session.scalar(
         select(func.count(Item.id))
         .where(Item.campaign_id == campaign.id, Item.purpose == "qualification")

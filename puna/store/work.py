@@ -241,15 +241,20 @@ def _choose(session: Session, account_id: int, campaign: Campaign, held: int) ->
     return item or _none_left(session, account_id, campaign.id)
 
 
+def test_result(session: Session, account_id: int, campaign_id: int) -> Qualification | None:
+    """How far the person is in the campaign's test; None: not begun."""
+    return session.scalar(
+        select(Qualification)
+        .where(Qualification.campaign_id == campaign_id)
+        .where(Qualification.account_id == account_id)
+    )
+
+
 def verdict_of(session: Session, account_id: int, campaign: Campaign) -> bool | Nothing:
     """Whether the person may work: True, False (the test comes first), or why they never may."""
     if not campaign.pass_mark:
         return True
-    row = session.scalar(
-        select(Qualification)
-        .where(Qualification.campaign_id == campaign.id)
-        .where(Qualification.account_id == account_id)
-    )
+    row = test_result(session, account_id, campaign.id)
     if row is None or row.passed is None:
         return False
     if row.passed:

@@ -1,7 +1,7 @@
 // The evaluation's results: versions side by side, on one scale, and their safety.
 
-import { $, $$, api, el, number, percent, toast } from "./puna.js";
-import { estimate, options, outcomes, scale, share, table, why } from "./measures.js";
+import { $, $$, el, number, percent } from "./puna.js";
+import { asking, estimate, options, outcomes, scale, share, table, why } from "./measures.js";
 
 const BY = {
   by_kind: "Turns",
@@ -12,22 +12,7 @@ const BY = {
 const KINDS = { single: "Single-turn", multi: "Multi-turn", none: "no category" };
 const form = $("#wanted");
 const right = (text) => ({ text, number: true });
-let running = null;
-
-const query = () => new URLSearchParams([...new FormData(form)].filter(([, value]) => value));
-
-async function load() {
-  running?.abort();
-  running = new AbortController();
-  $("#figures").setAttribute("aria-busy", "true");
-  try {
-    show(await api("GET", `/api/evaluation?${query()}`, undefined, { signal: running.signal }));
-  } catch (error) {
-    if (error.name === "AbortError") return;
-    toast(error.message, "bad");
-  }
-  $("#figures").removeAttribute("aria-busy");
-}
+const { query, load } = asking(form, "/api/evaluation", show);
 
 function show(found) {
   options(

@@ -1,6 +1,6 @@
 // How measured figures are shown: a value with its interval as text, as a dot on a scale, as a bar.
 
-import { el, number, percent } from "./puna.js";
+import { $, api, el, number, percent, toast } from "./puna.js";
 
 /** "0.78 (0.61 to 0.90)"; `show` formats each of the three. */
 export function estimate(found, show = (x) => number(x, 2)) {
@@ -98,3 +98,22 @@ export function options(select, pairs, chosen) {
 /** Why a coefficient is not there, or nothing. */
 export const why = (found) =>
   found?.why ? el("p", { class: "small muted", text: found.why }) : null;
+
+/** What a form asks of `path`, given to `show`; asking again ends what is still under way. */
+export function asking(form, path, show) {
+  let running = null;
+  const query = () => new URLSearchParams([...new FormData(form)].filter(([, value]) => value));
+  const load = async () => {
+    running?.abort();
+    running = new AbortController();
+    $("#figures").setAttribute("aria-busy", "true");
+    try {
+      show(await api("GET", `${path}?${query()}`, undefined, { signal: running.signal }));
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      toast(error.message, "bad");
+    }
+    $("#figures").removeAttribute("aria-busy");
+  };
+  return { query, load };
+}

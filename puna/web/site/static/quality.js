@@ -3,7 +3,6 @@
 import {
   $,
   $$,
-  api,
   chart,
   duration,
   el,
@@ -11,9 +10,8 @@ import {
   percent,
   recall,
   remember,
-  toast,
 } from "./puna.js";
-import { estimate, options, scale, share, table, why } from "./measures.js";
+import { asking, estimate, options, scale, share, table, why } from "./measures.js";
 
 const STRENGTHS = [
   ["significantly_better", "Significantly better"],
@@ -32,22 +30,7 @@ const SIZES = ["comparisons", "turns", "example", "prompt", "response"];
 const FEW = 8; // items shown at once
 const form = $("#wanted");
 const panels = ["agreement", "batches", "annotators", "drift", "sizes", "disagreements"];
-let running = null;
-
-const query = () => new URLSearchParams([...new FormData(form)].filter(([, value]) => value));
-
-async function load() {
-  running?.abort();
-  running = new AbortController();
-  $("#figures").setAttribute("aria-busy", "true");
-  try {
-    show(await api("GET", `/api/quality?${query()}`, undefined, { signal: running.signal }));
-  } catch (error) {
-    if (error.name === "AbortError") return;
-    toast(error.message, "bad");
-  }
-  $("#figures").removeAttribute("aria-busy");
-}
+const { query, load } = asking(form, "/api/quality", show);
 
 function show(found) {
   const known = found.campaigns.map((row) => [row.id, row.name]);
