@@ -64,7 +64,7 @@ def fill(pages: Pages) -> dict[str, Any]:
         with pages.store.write() as session:  # names that no invitation would let in
             session.get_one(Account, made).name = text
     talk = talks(anna)
-    preference = judged(ada, rita, anna)
+    preference = judged(pages, ada, rita, anna)
     return {"talk": talk, "campaign": preference, **attacked(pages, ada, rita, anna)}
 
 
@@ -91,7 +91,7 @@ def talks(anna: Person) -> int:
     return int(number)
 
 
-def judged(ada: Person, rita: Person, anna: Person) -> int:
+def judged(pages: Pages, ada: Person, rita: Person, anna: Person) -> int:
     """A preference campaign: rules, prompts, answers, categories, comments, reasons, notes."""
     settings = {"categories": WORDS[:32], "review_share": 1.0}
     changes = {"guidelines": ALL, "settings": settings, "own_prompts": True}
@@ -114,7 +114,20 @@ def judged(ada: Person, rita: Person, anna: Person) -> int:
         body["safety"] = "both_safe"
         ok(anna, "POST", f"{where}/judgement", body)
     reviewed(rita)
+    skipped(pages.person("Cleo"), number)
+    for first in range(0, len(HOSTILE), 40):  # three prompts of one's own may wait at a time
+        text = "\n\n".join(HOSTILE[first : first + 40])[:15_000]
+        ok(anna, "POST", f"/api/annotate/{number}/prompts", {"text": text, "category": WORDS[0]})
     return int(number)
+
+
+def skipped(cleo: Person, number: int) -> None:
+    """Tasks that are skipped, each for a reason of its own."""
+    for text in HOSTILE:
+        task = ok(cleo, "POST", f"/api/annotate/{number}/next", {})["task"]
+        if task is None:
+            return
+        ok(cleo, "POST", f"/api/annotate/tasks/{task['id']}/skip", {"reason": text[:400]})
 
 
 def as_body(made: Any) -> dict[str, Any]:

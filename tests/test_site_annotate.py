@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from puna.store.people import disable
 from puna.store.tables import Annotation, Task
 from puna.text.tokenizer import Tokenizer
 from tests.annotation import campaign
@@ -67,6 +68,15 @@ def test_a_stale_judgement_says_why(pages: Pages) -> None:
         session.get_one(Task, task["id"]).expires = 0.0
     answer = judge(anna, task)
     assert (answer.status_code, "ran out" in answer.json()["error"]["message"]) == (409, True)
+
+
+def test_somebody_who_was_shut_out_in_mid_task_stores_nothing(pages: Pages) -> None:
+    anna, number = pages.person("Anna"), campaign(pages.store)
+    task = task_of(anna, number)
+    with pages.store.write() as session:
+        disable(session, anna.id)
+    assert judge(anna, task).status_code == 401
+    assert stored(pages) == []
 
 
 def test_the_task_of_somebody_else_does_not_exist(pages: Pages) -> None:
