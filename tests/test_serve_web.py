@@ -94,10 +94,15 @@ def test_a_setting_of_the_pages_needs_the_pages(
     ],
 )
 def test_a_store_or_proxy_that_is_none_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    said: str,
 ) -> None:
     (tmp_path / "text.txt").write_text("this is no database, but a text " * 40)
     (tmp_path / "a").write_text("no folder")
+    monkeypatch.setattr(serve, "log_to_stderr", lambda: None)  # it would outlive this test
     own = [f"--store={tmp_path}/puna.db"] if "proxy" in words[0] else []
     given = [word.format(tmp_path) for word in words]
     assert cli.main(["serve", "--web", "--port=0", *own, *given]) == 2

@@ -26,7 +26,8 @@ USER = [{"role": "user", "content": "tea"}]
 
 def refusal(*words) -> str:
     """What `puna serve` says to these settings."""
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as caught, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serve, "log_to_stderr", lambda: None)  # it would outlive this test
         serve.main(config.load(serve.Config, words))
     return str(caught.value)
 
