@@ -113,11 +113,13 @@ def judged(pages: Pages, ada: Person, rita: Person, anna: Person) -> int:
         body = {"digest": task["digest"], "chosen": 0, "strength": "better", "comment": text}
         body["safety"] = "both_safe"
         ok(anna, "POST", f"{where}/judgement", body)
+    ok(anna, "POST", f"{where}/message", {"text": ALL[:15_000]})
     reviewed(rita)
-    skipped(pages.person("Cleo"), number)
+    cleo = pages.person("Cleo")
+    skipped(cleo, number)
     for first in range(0, len(HOSTILE), 40):  # three prompts of one's own may wait at a time
         text = "\n\n".join(HOSTILE[first : first + 40])[:15_000]
-        ok(anna, "POST", f"/api/annotate/{number}/prompts", {"text": text, "category": WORDS[0]})
+        ok(cleo, "POST", f"/api/annotate/{number}/prompts", {"text": text, "category": WORDS[0]})
     return int(number)
 
 
@@ -168,6 +170,8 @@ def attacked(pages: Pages, ada: Person, rita: Person, anna: Person) -> dict[str,
     ok(anna, "POST", f"{path}/timer", {"action": "end"})
     for draft in ok(anna, "GET", f"/api/redteam?campaign={number}")["violations"]:
         ok(anna, "PUT", f"/api/redteam/drafts/{draft['id']}", {"answer": ALL[:9000]})
+        verdict = {"state": "rejected", "reason": ALL[:1900]}
+        ok(rita, "POST", f"/api/redteam/drafts/{draft['id']}/verdict", verdict)
     body = {"model": "tiny", "before": 2, "phrases": [w for w in WORDS if len(w) > 1][:32]}
     parts = cycle(HOSTILE)
     pages.running.fake.script = lambda *_: next(parts)
